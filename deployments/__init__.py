@@ -1,0 +1,1 @@
+"""Deployments, the local stack and the raftline command."""

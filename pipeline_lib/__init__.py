@@ -1,0 +1,1 @@
+"""The library behind Raftline: all logic, no orchestration."""

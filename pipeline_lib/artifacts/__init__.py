@@ -1,0 +1,1 @@
+"""Immutable artifacts in S3-compatible storage: objects, manifests, lineage, aliases."""

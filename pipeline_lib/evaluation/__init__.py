@@ -1,0 +1,1 @@
+"""Metrics, arms, intervals, the promotion gate and the report."""

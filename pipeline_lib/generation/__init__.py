@@ -1,0 +1,1 @@
+"""Text generation: in-process causal LMs and OpenAI-compatible endpoints."""

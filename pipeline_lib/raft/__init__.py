@@ -1,0 +1,1 @@
+"""RAFT rows: questions, distractors, verified quotes, rendering."""

@@ -1,0 +1,1 @@
+"""Dense and sparse encoding, Qdrant collections, hybrid search."""

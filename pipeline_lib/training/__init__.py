@@ -1,0 +1,1 @@
+"""Fine-tuning by DeepSpeed: collator, launcher, checkpoints, export."""
