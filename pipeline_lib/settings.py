@@ -81,4 +81,4 @@ class Settings(BaseSettings):
 def load_settings(home: Path | None = None) -> Settings:
     """Read settings from the environment, then from the local stack's `stack.env`."""
     resolved = (home or home_from_environment()).resolve()
-    return Settings(_env_file=resolved / "stack.env", home=resolved)  # type: ignore[call-arg]
+    return Settings(_env_file=resolved / "stack.env", home=resolved)

@@ -91,6 +91,8 @@ class Manifest(BaseModel):
     """Tokens, calls, seconds, cost; units end the names."""
     details: dict[str, Any] = Field(default_factory=dict)
     """Small stage-specific facts (JSON)."""
+    attempt: str
+    """Folder of the data below the artifact's key; another attempt never overwrites it."""
     files: tuple[FileEntry, ...]
     code_version: str
     libraries: dict[str, str]
