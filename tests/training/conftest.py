@@ -1,0 +1,57 @@
+"""Plans over the tiny model and random examples."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline_lib.config import FinetuneConfig
+from pipeline_lib.training.examples import Example, write_examples
+from pipeline_lib.training.plan import TrainingPlan
+
+PlanFactory = Callable[..., TrainingPlan]
+
+
+def random_examples(count: int, seed: int = 0) -> list[Example]:
+    """Rows of 20 to 60 tokens; answer lengths differ from 2 to 40 tokens."""
+    rng = random.Random(seed)
+    examples = []
+    for number in range(count):
+        length = rng.randrange(20, 60)
+        ids = tuple(rng.randrange(3, 259) for _ in range(length))
+        examples.append(Example(str(number), ids, rng.randrange(length // 3, length - 1)))
+    return examples
+
+
+@pytest.fixture
+def make_plan(tiny_model_path: Path, tmp_path: Path) -> PlanFactory:
+    """Build a plan: `make_plan("name", examples, zero_stage=2, …)`."""
+
+    def build(
+        name: str,
+        examples: list[Example],
+        precision: str = "fp32",
+        resume_from: Path | None = None,
+        base_model_path: Path | None = None,
+        **config: Any,
+    ) -> TrainingPlan:
+        folder = tmp_path / name
+        folder.mkdir()
+        write_examples(folder / "train.parquet", examples)
+        write_examples(folder / "validation.parquet", random_examples(3, seed=1))
+        return TrainingPlan(
+            config=FinetuneConfig(**config),
+            base_model_path=base_model_path or tiny_model_path,
+            train_examples=folder / "train.parquet",
+            validation_examples=folder / "validation.parquet",
+            run_folder=folder,
+            device="cpu",
+            precision=precision,  # type: ignore[arg-type]
+            resume_from=resume_from,
+        )
+
+    return build
