@@ -1,4 +1,4 @@
-"""The Hugging Face Trainer, bent in three places: packing, validation, and non-finite losses."""
+"""The Hugging Face Trainer, bent in three places: batches, validation, and non-finite losses."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from pipeline_lib.errors import NonFiniteLossError
-from pipeline_lib.training.collator import pack
+from pipeline_lib.training.collator import collate
 from pipeline_lib.training.deepspeed import MAX_GRAD_NORM, deepspeed_config
 from pipeline_lib.training.plan import CHECKPOINTS_FOLDER, TrainingPlan, append_event
 
@@ -65,7 +65,7 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
     def __init__(
         self, model: Any, arguments: TrainingArguments, train: Any, validation: Any
     ) -> None:
-        super().__init__(model=model, args=arguments, train_dataset=train, data_collator=pack)
+        super().__init__(model=model, args=arguments, train_dataset=train, data_collator=collate)
         self._validation = validation
         self.add_callback(_ValidationAtStart(self))
 
@@ -113,7 +113,7 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
         sums = torch.zeros(2, dtype=torch.float64)
         for index in range(rank, math.ceil(len(self._validation) / world) * world, world):
             row = self._validation[index % len(self._validation)]
-            inputs = self._prepare_inputs(pack([row]))
+            inputs = self._prepare_inputs(collate([row]))
             with torch.no_grad():
                 loss = model(**inputs, num_items_in_batch=1).loss
             if index < len(self._validation):

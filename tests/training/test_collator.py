@@ -1,4 +1,4 @@
-"""Packing and label-only logits change nothing but the cost."""
+"""Padding without a mask and label-only logits change nothing but the cost."""
 
 from __future__ import annotations
 
@@ -7,22 +7,21 @@ from typing import Any
 
 import pytest
 
-from pipeline_lib.training.collator import pack
+from pipeline_lib.training.collator import collate
 
 
 def test_the_worked_example_of_the_docstring() -> None:
-    batch = pack(
+    batch = collate(
         [
             {"input_ids": [5, 6, 7, 8], "num_prompt_tokens": 2},
             {"input_ids": [9, 10], "num_prompt_tokens": 1},
         ]
     )
     assert {name: tensor.tolist() for name, tensor in batch.items()} == {
-        "input_ids": [[5, 6, 7, 8, 9, 10]],
-        "position_ids": [[0, 1, 2, 3, 0, 1]],
-        "logits_to_keep": [1, 2, 4],
-        "shift_labels": [[7, 8, 10]],
-        "labels": [[7, 8, 10]],
+        "input_ids": [[5, 6, 7, 8], [9, 10, 0, 0]],
+        "logits_to_keep": [[False, True, True, False], [True, False, False, False]],
+        "shift_labels": [7, 8, 10],
+        "labels": [7, 8, 10],
     }
 
 
@@ -34,31 +33,31 @@ ROWS = [
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_loss_and_gradients_equal_unpacked_rows_with_all_logits(
+def test_loss_and_gradients_equal_single_rows_with_all_logits(
     tiny_model_path: Path, attention: str
 ) -> None:
     """The plain way: one row at a time, every logit, -100 on the prompt, sums over all rows."""
-    packed_loss, packed = _loss_and_gradients(
-        tiny_model_path, attention, lambda model: model(**pack(ROWS), num_items_in_batch=8).loss
+    batch_loss, batch = _loss_and_gradients(
+        tiny_model_path, attention, lambda model: model(**collate(ROWS), num_items_in_batch=8).loss
     )
     plain_loss, plain = _loss_and_gradients(tiny_model_path, attention, _plain_loss)
     import torch
 
-    torch.testing.assert_close(packed_loss, plain_loss, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(batch_loss, plain_loss, rtol=1e-6, atol=1e-6)
     for name, gradient in plain.items():
-        torch.testing.assert_close(packed[name], gradient, rtol=1e-4, atol=1e-7, msg=name)
+        torch.testing.assert_close(batch[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
 
 
-def test_a_row_does_not_see_its_neighbours_in_the_pack(tiny_model_path: Path) -> None:
+def test_a_row_does_not_see_its_neighbours_or_its_padding(tiny_model_path: Path) -> None:
     """Changing the first row leaves the second row's loss as it was."""
     import torch
 
     model = _model(tiny_model_path, "sdpa")
-    alone = pack([ROWS[1]])
+    alone = collate([ROWS[1]])
     with torch.no_grad():
         expected = model(**alone, num_items_in_batch=1).loss
-        for first in ([5, 6, 7], [50, 60, 70]):
-            batch = pack([{"input_ids": first, "num_prompt_tokens": 3}, ROWS[1]])
+        for first in ([5, 6, 7], [50, 60, 70, 80, 90, 100]):
+            batch = collate([{"input_ids": first, "num_prompt_tokens": len(first)}, ROWS[1]])
             loss = model(**batch, num_items_in_batch=1).loss
             torch.testing.assert_close(loss, expected, rtol=1e-6, atol=1e-6)
 

@@ -21,7 +21,7 @@ from pipeline_lib.training.checkpoints import (
     fetch_latest_checkpoint,
     upload_checkpoint,
 )
-from pipeline_lib.training.collator import pack
+from pipeline_lib.training.collator import collate
 from pipeline_lib.training.launcher import run_training
 from pipeline_lib.training.plan import CHECKPOINTS_FOLDER, HISTORY_FILE, TrainingPlan
 
@@ -67,7 +67,7 @@ def test_ranks_and_micro_batches_equal_one_big_batch_when_answers_differ_in_leng
     model.config.use_cache = False
     rows = [{"input_ids": e.input_ids, "num_prompt_tokens": e.num_prompt_tokens} for e in examples]
     num_loss_tokens = sum(e.num_loss_tokens for e in examples)
-    loss = model(**pack(rows), num_items_in_batch=num_loss_tokens).loss
+    loss = model(**collate(rows), num_items_in_batch=num_loss_tokens).loss
     loss.backward()
     norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters()])
     assert history(plan)[1] == pytest.approx(loss.item(), rel=1e-4)

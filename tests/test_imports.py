@@ -1,0 +1,47 @@
+"""What importing costs, and which way imports run (the rest is import-linter's)."""
+
+from __future__ import annotations
+
+import pkgutil
+import subprocess
+import sys
+
+import pytest
+
+import flows
+import pipeline_lib
+
+
+def loaded_after(statement: str) -> set[str]:
+    """Top-level modules in a fresh interpreter after `statement`."""
+    script = f"{statement}\nimport sys\nprint(*sorted({{m.split('.')[0] for m in sys.modules}}))"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120
+    )
+    return set(done.stdout.split())
+
+
+def test_no_module_of_the_library_imports_prefect() -> None:
+    """Except the ranks' own modules, all at once; heavy imports stay inside functions."""
+    names = [
+        module.name
+        for module in pkgutil.walk_packages(pipeline_lib.__path__, "pipeline_lib.")
+        if module.name not in {"pipeline_lib.training.trainer", "pipeline_lib.training.guard"}
+    ]
+    assert len(names) > 30
+    loaded = loaded_after("\n".join(f"import {name}" for name in names))
+    assert not loaded & {"prefect", "tasks", "flows", "deployments"}
+
+
+@pytest.mark.parametrize(
+    "module", [f"flows.{module.name}" for module in pkgutil.iter_modules(flows.__path__)]
+)
+def test_importing_a_flow_does_not_import_torch(module: str) -> None:
+    loaded = loaded_after(f"import {module}")
+    assert not loaded & {"torch", "transformers", "deepspeed", "sentence_transformers", "datasets"}
+
+
+def test_stages_import_without_torch() -> None:
+    stages = ("corpus", "retrieval", "raft", "training", "evaluation")
+    loaded = loaded_after("\n".join(f"import pipeline_lib.{stage}.stage" for stage in stages))
+    assert not loaded & {"torch", "transformers", "qdrant_client"}
