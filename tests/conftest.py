@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import time
+import urllib.error
+import urllib.request
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from deployments.stack.components import Component, prefect_component, worker_component
+from deployments.stack.ports import free_port
 from deployments.stack.s3 import RcloneServer
+from deployments.stack.state import write_environment
 from pipeline_lib.models import fetch_bundled
 from pipeline_lib.progress import NullProgress
-from pipeline_lib.settings import Settings
+from pipeline_lib.settings import Settings, load_settings
 from pipeline_lib.stage import Workspace
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -64,8 +71,6 @@ def settings(
     }
     for name, value in values.items():
         monkeypatch.setenv(name, value)
-    from pipeline_lib.settings import load_settings
-
     return load_settings()
 
 
@@ -141,3 +146,117 @@ def tiny_model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _cache_settings(model_cache: Path) -> Settings:
     os.environ.setdefault("RAFTLINE_MODEL_CACHE", str(model_cache))
     return Settings()
+
+
+class PrefectServer:
+    """A real Prefect server, configured as the local stack configures its own."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.component = prefect_component(home, free_port())
+        self.api_url = f"{self.component.address}/api"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, on the data of the last time if there was one, and wait until it answers."""
+        self._process = start_component(self.component, self.home / "prefect.log")
+        deadline = time.monotonic() + 120
+        while not self._is_ready():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError((self.home / "prefect.log").read_text()[-4000:])
+            time.sleep(0.2)
+
+    def stop(self) -> None:
+        """End it; does nothing when it is not running."""
+        if self._process is not None:
+            end_process(self._process)
+            self._process = None
+
+    def _is_ready(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.api_url}/ready", timeout=5):
+                return True
+        except (urllib.error.URLError, OSError):
+            return False
+
+
+def start_component(component: Component, log: Path) -> subprocess.Popen[bytes]:
+    """Run a part of the stack in the background, in a process group of its own."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as stream:
+        return subprocess.Popen(
+            component.command,
+            env=component.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def end_process(process: subprocess.Popen[bytes]) -> None:
+    """End a process and wait; kill it when it does not listen."""
+    process.terminate()
+    try:
+        process.wait(timeout=20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+    """One real Prefect server for the whole session; starting it takes about 20 seconds."""
+    server = PrefectServer(tmp_path_factory.mktemp("prefect") / "home")
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def prefect_api(prefect_server: PrefectServer) -> Iterator[str]:
+    """Points the Prefect client of this process at the server; gives the API's address."""
+    from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+
+    with temporary_settings(
+        {PREFECT_API_URL: prefect_server.api_url, PREFECT_HOME: prefect_server.home / "client"}
+    ):
+        yield prefect_server.api_url
+
+
+@pytest.fixture(scope="session")
+def worker_settings(
+    prefect_server: PrefectServer, s3_server: RcloneServer, model_cache: Path
+) -> Settings:
+    """What the session's workers are told, in `stack.env`: one S3 prefix for all their runs."""
+    values = {
+        "RAFTLINE_S3_ENDPOINT_URL": s3_server.endpoint_url,
+        "RAFTLINE_S3_ACCESS_KEY_ID": s3_server.access_key_id,
+        "RAFTLINE_S3_SECRET_ACCESS_KEY": s3_server.secret_access_key,
+        "RAFTLINE_S3_BUCKET": s3_server.bucket,
+        "RAFTLINE_S3_PREFIX": f"workers-{uuid.uuid4().hex[:12]}",
+    }
+    write_environment(prefect_server.home, values)
+    os.environ.setdefault("RAFTLINE_MODEL_CACHE", str(model_cache))
+    return load_settings(prefect_server.home)
+
+
+@pytest.fixture(scope="session")
+def start_worker(
+    prefect_server: PrefectServer, worker_settings: Settings
+) -> Iterator[Callable[[str], int]]:
+    """Start the stack's worker of a pool, unless it runs, and give its process id."""
+    workers: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(pool: str) -> int:
+        if pool not in workers:
+            component = worker_component(prefect_server.home, prefect_server.api_url, pool)
+            log = prefect_server.home / f"worker-{pool}.log"
+            workers[pool] = start_component(component, log)
+        return workers[pool].pid
+
+    yield start
+    for worker in workers.values():
+        end_process(worker)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pipeline_lib.config import FinetuneConfig
+from pipeline_lib.raft.rows import Passage, Provenance, Quote, RaftRow, ReasoningStep, Split
 from pipeline_lib.training.examples import Example, write_examples
 from pipeline_lib.training.plan import TrainingPlan
 
@@ -25,6 +26,49 @@ def random_examples(count: int, seed: int = 0) -> list[Example]:
         ids = tuple(rng.randrange(3, 259) for _ in range(length))
         examples.append(Example(str(number), ids, rng.randrange(length // 3, length - 1)))
     return examples
+
+
+def make_row(number: int, split: Split = "train", padding: str = "") -> RaftRow:
+    """A row whose oracle says what city number `number` is known for."""
+    fact = f"City {number} is known for its {number} bridges."
+    oracle = Passage(
+        chunk_id=f"oracle-{number}",
+        document_id=f"document-{number}",
+        title=f"City {number}",
+        text=f"{padding}{fact} It rains there.",
+        role="oracle",
+        origin="oracle",
+    )
+    distractor = Passage(
+        chunk_id=f"distractor-{number}",
+        document_id=f"document-{number + 1}",
+        title="Rivers",
+        text="Rivers flow to the sea.",
+        role="distractor",
+        origin="random",
+    )
+    quote = Quote(
+        chunk_id=oracle.chunk_id, start=len(padding), end=len(padding) + len(fact), text=fact
+    )
+    return RaftRow(
+        row_id=f"row-{number}",
+        split=split,
+        question=f"What is city {number} known for?",
+        context=(distractor, oracle),
+        oracle_chunk_id=oracle.chunk_id,
+        oracle_document_id=oracle.document_id,
+        oracle_present=True,
+        target="answer",
+        reasoning=(ReasoningStep(text="The second document says:", quote=quote),),
+        final_answer=f"its {number} bridges",
+        provenance=Provenance(
+            question_source="user",
+            answer_source="user",
+            teacher_model="none",
+            prompt_version="1",
+            seed=0,
+        ),
+    )
 
 
 @pytest.fixture

@@ -1,0 +1,75 @@
+"""What is learned is the target, all of it and nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline_lib.errors import InputError, TrainingError
+from pipeline_lib.raft.rendering import render_target
+from pipeline_lib.training.examples import encode_row, encode_rows
+
+from .conftest import make_row
+
+
+@pytest.fixture(params=["tiny_model_path", "smollm2_path"])
+def tokenizer(request: pytest.FixtureRequest) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(request.getfixturevalue(request.param))
+
+
+def test_the_learned_tokens_are_the_target_and_the_end_of_the_turn(tokenizer: Any) -> None:
+    row = make_row(0)
+    example = encode_row(row, tokenizer)
+    learned = example.input_ids[example.num_prompt_tokens :]
+    assert tokenizer.decode(learned[:-1]) == render_target(row)
+    assert learned[-1] == tokenizer.eos_token_id
+    assert example.num_loss_tokens == len(learned)
+
+
+def test_the_prompt_ends_where_generation_begins(tokenizer: Any) -> None:
+    """So that what is trained is what is served."""
+    from pipeline_lib.raft.rendering import render_prompt
+
+    row = make_row(0)
+    example = encode_row(row, tokenizer)
+    served = tokenizer.apply_chat_template(
+        render_prompt(row.question, row.context), add_generation_prompt=True, return_dict=False
+    )
+    assert list(example.input_ids[: example.num_prompt_tokens]) == list(served)
+
+
+def test_the_question_and_the_documents_are_in_the_prompt(tokenizer: Any) -> None:
+    """A peer trained for two months on prompts without their documents."""
+    row = make_row(3)
+    example = encode_row(row, tokenizer)
+    prompt = tokenizer.decode(example.input_ids[: example.num_prompt_tokens])
+    assert row.question in prompt
+    assert all(passage.text in prompt for passage in row.context)
+
+
+def test_rows_that_do_not_fit_are_dropped_and_counted_not_cut(tokenizer: Any) -> None:
+    rows = [make_row(0), make_row(1, padding="long " * 2000)]
+    encoded = encode_rows(rows, tokenizer, max_seq_len=2000)
+    assert [example.row_id for example in encoded.examples] == ["row-0"]
+    assert encoded.dropped == {"longer_than_max_seq_len": 1}
+
+
+def test_a_template_that_rewrites_the_answer_is_refused(tokenizer: Any) -> None:
+    tokenizer.chat_template = tokenizer.chat_template.replace(
+        "message['content']", "(message['content'] | upper)"
+    )
+    with pytest.raises(TrainingError, match="instead of"):
+        encode_row(make_row(0), tokenizer)
+
+
+def test_a_tokenizer_without_a_chat_template_is_refused(tiny_model_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_path)
+    tokenizer.chat_template = None
+    with pytest.raises(InputError, match="no chat template"):
+        encode_row(make_row(0), tokenizer)
