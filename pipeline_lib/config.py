@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 BUNDLED_EMBEDDING_MODEL = "bundled:all-MiniLM-L6-v2"
 BUNDLED_LANGUAGE_MODEL = "bundled:SmolLM2-135M-Instruct"
@@ -75,7 +75,8 @@ class ChunkConfig(FrozenConfig):
 class IngestConfig(FrozenConfig):
     """From sources to documents and chunks."""
 
-    sources: tuple[str, ...] = Field(
+    # The stage fingerprints the sources' contents, so where they lie may differ between machines.
+    sources: tuple[str, ...] = operational(
         (SAMPLE_SOURCE,),
         min_length=1,
         title="Sources",
@@ -161,10 +162,32 @@ class TeacherConfig(FrozenConfig):
         title="Model",
         description="'bundled:…', a hub id or local folder; for an endpoint, the name it serves.",
     )
-    temperature: float = Field(0.0, ge=0, le=2, title="Temperature")
-    batch_size: int = operational(16, gt=0, title="Prompts per batch (local teacher)")
-    concurrency: int = operational(8, gt=0, le=256, title="Requests in flight (endpoint)")
-    timeout_seconds: float = operational(120.0, gt=0, title="Time limit per request (seconds)")
+    temperature: float = Field(
+        0.0,
+        ge=0,
+        le=2,
+        title="Temperature",
+        description="0 takes the likeliest words; higher values vary them.",
+    )
+    batch_size: int = operational(
+        16,
+        gt=0,
+        title="Prompts per batch (local teacher)",
+        description="More is faster and takes more memory; changes no result.",
+    )
+    concurrency: int = operational(
+        8,
+        gt=0,
+        le=256,
+        title="Requests in flight (endpoint)",
+        description="How many prompts wait for the endpoint at once.",
+    )
+    timeout_seconds: float = operational(
+        120.0,
+        gt=0,
+        title="Time limit per request (seconds)",
+        description="Of the endpoint; a request that takes longer is tried again.",
+    )
 
 
 class SynthesizeConfig(FrozenConfig):
@@ -219,17 +242,34 @@ class SynthesizeConfig(FrozenConfig):
         description="What a row without its oracle teaches: to refuse, or to answer from memory "
         "(as in the RAFT paper, without quotes).",
     )
-    validation_fraction: float = Field(0.1, gt=0, lt=0.5, title="Validation share of documents")
-    test_fraction: float = Field(0.3, gt=0, lt=0.8, title="Test share of documents")
+    validation_fraction: float = Field(
+        0.1,
+        gt=0,
+        lt=0.5,
+        title="Validation share of documents",
+        description="Whole documents, set aside before any question is written.",
+    )
+    test_fraction: float = Field(
+        0.3,
+        gt=0,
+        lt=0.8,
+        title="Test share of documents",
+        description="Whole documents that training never sees; the evaluation asks about them.",
+    )
     round_trip_top_k: int = Field(
         5,
         ge=1,
         title="Round trip: top k",
         description="A generated question is kept when retrieval finds its passage this high.",
     )
-    min_quote_chars: int = Field(20, ge=1, title="Shortest quote (characters)")
+    min_quote_chars: int = Field(
+        20,
+        ge=1,
+        title="Shortest quote (characters)",
+        description="A shorter quote does not count as evidence.",
+    )
     retrieval: RetrievalConfig = Field(default_factory=RetrievalConfig, title="Retrieval")
-    seed: int = Field(42, ge=0, title="Seed")
+    seed: int = Field(42, ge=0, title="Seed", description="Same seed, same rows.")
 
     @model_validator(mode="after")
     def _fractions_leave_training_documents(self) -> Self:
@@ -248,9 +288,13 @@ class SynthesizeConfig(FrozenConfig):
 class LoraSettings(FrozenConfig):
     """Low-rank adaptation (Hu et al. 2021)."""
 
-    r: int = Field(16, ge=1, le=1024, title="Rank")
+    r: int = Field(
+        16, ge=1, le=1024, title="Rank", description="More parameters to train with each step up."
+    )
     alpha: int = Field(32, ge=1, title="Alpha", description="Updates are scaled by alpha / rank.")
-    dropout: float = Field(0.0, ge=0, lt=1, title="Dropout")
+    dropout: float = Field(
+        0.0, ge=0, lt=1, title="Dropout", description="Share of the adapter's inputs left out."
+    )
     target_modules: str = Field(
         "all-linear", title="Target modules", description="A PEFT pattern or 'all-linear'."
     )
@@ -264,9 +308,18 @@ class FinetuneConfig(FrozenConfig):
         title="Base model",
         description="'bundled:…', a hub id, or a local folder with safetensors.",
     )
-    method: Literal["lora", "full"] = Field("lora", title="Method")
+    method: Literal["lora", "full"] = Field(
+        "lora",
+        title="Method",
+        description="'lora' trains small additional matrices, 'full' every weight.",
+    )
     lora: LoraSettings = Field(default_factory=LoraSettings, title="LoRA")
-    zero_stage: Literal[0, 1, 2, 3] = Field(2, title="DeepSpeed ZeRO stage")
+    zero_stage: Literal[0, 1, 2, 3] = Field(
+        2,
+        title="DeepSpeed ZeRO stage",
+        description="What the ranks share out: 0 nothing, 1 optimizer state, 2 also gradients, "
+        "3 also weights.",
+    )
     num_processes: int = Field(
         2,
         ge=1,
@@ -283,12 +336,26 @@ class FinetuneConfig(FrozenConfig):
         title="Global batch",
         description="Rows per optimizer step; a multiple of processes x micro batch.",
     )
-    num_epochs: float = Field(3.0, gt=0, title="Epochs")
+    num_epochs: float = Field(
+        3.0, gt=0, title="Epochs", description="Passes over the training rows."
+    )
     max_steps: int = Field(
         -1, ge=-1, title="Most steps", description="Optimizer steps; -1: set by epochs."
     )
-    learning_rate: float = Field(5e-4, gt=0, lt=1, title="Learning rate")
-    warmup_fraction: float = Field(0.05, ge=0, le=1, title="Warm-up share of steps")
+    learning_rate: float = Field(
+        5e-4,
+        gt=0,
+        lt=1,
+        title="Learning rate",
+        description="Its peak, after the warm-up. About ten times lower for method 'full'.",
+    )
+    warmup_fraction: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        title="Warm-up share of steps",
+        description="The learning rate rises from 0 during these, then falls.",
+    )
     max_seq_len: int = Field(
         2048,
         ge=32,
@@ -298,14 +365,20 @@ class FinetuneConfig(FrozenConfig):
     precision: Literal["auto", "bf16", "fp32"] = Field(
         "auto", title="Precision", description="'auto': bf16 where the hardware has it."
     )
-    gradient_checkpointing: bool = Field(False, title="Gradient checkpointing")
+    gradient_checkpointing: bool = Field(
+        False,
+        title="Gradient checkpointing",
+        description="Less memory, about a third slower.",
+    )
     checkpoint_every_steps: int = operational(
         20, ge=1, title="Checkpoint every (steps)", description="Uploaded to S3, resumed from."
     )
     timeout_seconds: int = operational(
         86_400, gt=0, title="Time limit (seconds)", description="The process group is ended after."
     )
-    seed: int = Field(42, ge=0, title="Seed")
+    seed: int = Field(
+        42, ge=0, title="Seed", description="Of the weights' start and the rows' order."
+    )
 
     @property
     def gradient_accumulation_steps(self) -> int:
@@ -327,20 +400,45 @@ class FinetuneConfig(FrozenConfig):
 class EvaluateConfig(FrozenConfig):
     """Base and fine-tuned model on the same questions with the same retrieved context."""
 
-    split: Literal["test", "validation"] = Field("test", title="Split")
+    split: Literal["test", "validation"] = Field(
+        "test", title="Split", description="Which held-out questions are asked."
+    )
     max_questions: int = Field(
         64, ge=1, title="Most questions", description="The first by row id, so runs compare."
     )
     context_size: int = Field(
         3, ge=1, le=50, title="Passages per question", description="Top of the retrieval."
     )
-    cutoffs: tuple[int, ...] = Field((1, 3, 5, 10), min_length=1, title="Retrieval cutoffs (K)")
+    cutoffs: tuple[PositiveInt, ...] = Field(
+        (1, 3, 5, 10),
+        min_length=1,
+        title="Retrieval cutoffs (K)",
+        description="Recall, precision, MRR and nDCG are measured at each.",
+    )
     retrieval: RetrievalConfig = Field(default_factory=RetrievalConfig, title="Retrieval")
-    max_new_tokens: int = Field(128, ge=1, title="Longest answer (tokens)")
-    batch_size: int = operational(16, ge=1, title="Prompts per batch")
-    num_bootstrap_samples: int = Field(10_000, ge=100, title="Bootstrap resamples")
-    confidence: float = Field(0.95, gt=0.5, lt=1, title="Confidence of intervals")
-    seed: int = Field(42, ge=0, title="Seed")
+    max_new_tokens: int = Field(
+        128, ge=1, title="Longest answer (tokens)", description="Answers are cut off there."
+    )
+    batch_size: int = operational(
+        16,
+        ge=1,
+        title="Prompts per batch",
+        description="More is faster and takes more memory; changes no result.",
+    )
+    num_bootstrap_samples: int = Field(
+        10_000,
+        ge=100,
+        title="Bootstrap resamples",
+        description="Of the questions, for every interval.",
+    )
+    confidence: float = Field(
+        0.95,
+        gt=0.5,
+        lt=1,
+        title="Confidence of intervals",
+        description="0.95: an interval that holds the true value 19 times out of 20.",
+    )
+    seed: int = Field(42, ge=0, title="Seed", description="Of the resampling.")
 
 
 class PromoteConfig(FrozenConfig):
@@ -394,13 +492,31 @@ class PipelineConfig(FrozenConfig):
 class AnswerConfig(FrozenConfig):
     """One question against the served corpus."""
 
-    question: str = Field(min_length=3, max_length=4000, title="Question")
-    name: str = Field("demo", pattern=NAME_PATTERN, title="Pipeline name")
+    question: str = Field(
+        min_length=3,
+        max_length=4000,
+        title="Question",
+        description="In plain language, 3 to 4,000 characters.",
+    )
+    name: str = Field(
+        "demo",
+        pattern=NAME_PATTERN,
+        title="Pipeline name",
+        description="Whose corpus answers, by whose models.",
+    )
     model: str = Field(
         "champion",
         title="Model",
         description="'champion', 'base', an alias, or a model artifact's fingerprint.",
     )
-    context_size: int = Field(3, ge=1, le=50, title="Passages")
+    context_size: int = Field(
+        3, ge=1, le=50, title="Passages", description="How many the model reads."
+    )
     retrieval: RetrievalConfig = Field(default_factory=RetrievalConfig, title="Retrieval")
-    max_new_tokens: int = Field(160, ge=1, le=4096, title="Longest answer (tokens)")
+    max_new_tokens: int = Field(
+        160,
+        ge=1,
+        le=4096,
+        title="Longest answer (tokens)",
+        description="The answer is cut off there.",
+    )

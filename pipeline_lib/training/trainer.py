@@ -73,14 +73,13 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
     def num_steps(self) -> int:
         """Optimizer steps of the whole run."""
         if self.args.max_steps > 0:
-            steps: int = self.args.max_steps
-            return steps
+            return int(self.args.max_steps)
         per_epoch = math.ceil(
             len(self.train_dataset)
             / (self.args.train_batch_size * self.args.world_size)
             / self.args.gradient_accumulation_steps
         )
-        return math.ceil(self.args.num_train_epochs * per_epoch)
+        return math.ceil(float(self.args.num_train_epochs) * per_epoch)
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """One micro batch; stops on a non-finite loss, before any update is made from it."""
