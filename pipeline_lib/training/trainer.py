@@ -74,12 +74,13 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
         """Optimizer steps of the whole run."""
         if self.args.max_steps > 0:
             return int(self.args.max_steps)
-        per_epoch = math.ceil(
+        per_epoch: int = math.ceil(
             len(self.train_dataset)
             / (self.args.train_batch_size * self.args.world_size)
             / self.args.gradient_accumulation_steps
         )
-        return math.ceil(float(self.args.num_train_epochs) * per_epoch)
+        total: int = math.ceil(self.args.num_train_epochs * per_epoch)
+        return total
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """One micro batch; stops on a non-finite loss, before any update is made from it."""

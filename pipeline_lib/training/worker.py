@@ -45,6 +45,10 @@ def _train(plan: TrainingPlan) -> None:
     disable_progress_bars()
     transformers_logging.disable_progress_bar()
     rank = int(os.environ["RANK"])
+    if plan.device == "cpu":
+        # Otherwise DeepSpeed compiles its shared-memory collectives now, which takes a C++ compiler
+        # and a minute; gloo does without.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     # Under ZeRO-3, from_pretrained needs the process group, which accelerate does not make on CPU.
     deepspeed.init_distributed("nccl" if plan.device == "cuda" else "gloo")
     set_seed(plan.config.seed)

@@ -110,6 +110,17 @@ def test_a_run_killed_and_resumed_from_s3_equals_one_that_never_stopped(
         assert history(resumed, key) == history(whole, key), key
 
 
+def test_training_on_a_cpu_compiles_nothing(
+    make_plan: PlanFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bare machine has no C++ compiler, and DeepSpeed would look for one."""
+    extensions = tmp_path / "torch-extensions"
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(extensions))
+    monkeypatch.setenv("CXX", "/nonexistent/c++")
+    train(make_plan("run", random_examples(8), max_steps=1))
+    assert not extensions.exists()
+
+
 def test_a_damaged_newest_checkpoint_is_passed_over(workspace: Workspace, tmp_path: Path) -> None:
     from pipeline_lib.artifacts.manifest import ArtifactRef
 
