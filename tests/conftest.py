@@ -218,12 +218,17 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect
 @pytest.fixture
 def prefect_api(prefect_server: PrefectServer) -> Iterator[str]:
     """Points the Prefect client of this process at the server; gives the API's address."""
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
     from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
     with temporary_settings(
         {PREFECT_API_URL: prefect_server.api_url, PREFECT_HOME: prefect_server.home / "client"}
     ):
         yield prefect_server.api_url
+        # What is not sent now would be tried at exit, for a minute, against a server that is gone.
+        APILogWorker.drain_all(timeout=30)
+        EventsWorker.drain_all(timeout=30)
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pipeline_lib.artifacts.manifest import ArtifactRef
 from pipeline_lib.config import RetrievalConfig
@@ -45,6 +45,15 @@ class Hit:
     """From 1."""
     score: float
     """Comparable within one query only; its scale depends on mode and fusion."""
+
+
+class PassageSearcher(Protocol):
+    """What the stages that search need of a `Searcher`."""
+
+    def search(
+        self, queries: Sequence[str], *, limit: int, config: RetrievalConfig
+    ) -> list[list[Hit]]:
+        """The best passages for each query, best first, at most `limit`."""
 
 
 class Searcher:

@@ -1,0 +1,205 @@
+"""`raftline demo`: everything, from documents to a promoted model, and what it came to."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from deployments.cli.console import duration, stderr_console, stdout_console
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from deployments.stack.local import LocalStack
+    from flows.summary import PipelineSummary
+    from pipeline_lib.artifacts.store import ArtifactStore
+    from pipeline_lib.config import PipelineConfig
+
+_SHORT = 8
+_SAMPLE_QUESTION = "What does the with statement do?"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(
+        epilog="[bold]Example:[/bold] raftline demo --config my.yaml --name my-docs",
+    )(demo)
+
+
+def demo(
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Pipeline configuration, YAML or JSON."),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Names every artifact of this run.")] = None,
+) -> None:
+    """Run the whole pipeline: on the built-in sample, or on what the configuration names.
+
+    Starts the local stack and fetches the models, if they are not there. Whatever was made before
+    from the same documents and configuration is reused.
+    """
+    from deployments.cli.models import fetch_models
+    from deployments.cli.stack import start_stack
+    from pipeline_lib.settings import load_settings
+
+    started = time.monotonic()
+    pipeline_config = _read_config(config, name)
+    stack = start_stack()
+    fetch_models(load_settings(stack.home), _bundled_models(pipeline_config))
+    summary, run_url = _run(stack, pipeline_config)
+
+    from pipeline_lib.artifacts.store import ArtifactStore
+
+    store = ArtifactStore(load_settings(stack.home))
+    report = _copy_report(store, summary, stack.home / "reports")
+    out = stdout_console()
+    _print_stages(out, summary, time.monotonic() - started)
+    _print_metrics(out, store, summary)
+    out.print(f"\n[bold]Report[/bold]      {report}", soft_wrap=True)
+    out.print(f"            {report.as_uri()}", soft_wrap=True)
+    out.print(f"            {summary.evaluation.uri}/report.html", soft_wrap=True)
+    out.print(f"[bold]Prefect UI[/bold]  {run_url}", soft_wrap=True)
+    _print_next_commands(out, pipeline_config)
+
+
+def _read_config(file: Path | None, name: str | None) -> PipelineConfig:
+    from deployments.cli.configuration import read_config_file, validated
+    from pipeline_lib.config import PipelineConfig
+
+    values: dict[str, Any] = read_config_file(file) if file else {}
+    if name is not None:
+        values["name"] = name
+    return validated(PipelineConfig, values, str(file) if file else "demo")
+
+
+def _bundled_models(config: PipelineConfig) -> list[str]:
+    """References of the bundled models that a run needs."""
+    from pipeline_lib.models import BUNDLED_PREFIX
+
+    wanted = [config.index.embedding_model, config.finetune.base_model]
+    if config.synthesize.teacher.kind == "local":
+        wanted.append(config.synthesize.teacher.model)
+    return [each for each in dict.fromkeys(wanted) if each.startswith(BUNDLED_PREFIX)]
+
+
+def _run(stack: LocalStack, config: PipelineConfig) -> tuple[PipelineSummary, str | None]:
+    """Run the flow in this process, and give its result and its page in the UI."""
+    console = stderr_console()
+    _point_prefect_at(stack)
+    with console.status("Loading the pipeline"):
+        from prefect.utilities.urls import url_for
+
+        from deployments.cli.progress import RichProgress
+        from flows.pipeline import pipeline
+        from flows.runtime import use_progress
+
+    with use_progress(RichProgress(console)):
+        state = pipeline(config, return_state=True)
+    summary: PipelineSummary = state.result()
+    return summary, url_for("flow-run", obj_id=state.state_details.flow_run_id)
+
+
+def _point_prefect_at(stack: LocalStack) -> None:
+    """Set the environment that Prefect reads when it is imported; it must not be, yet."""
+    for name in [name for name in os.environ if name.startswith("PREFECT_")]:
+        if not name.startswith("PREFECT_LOGGING_"):
+            del os.environ[name]
+    os.environ.update(stack.client_environment())
+    # Runs log to the server; the terminal has the progress, and hears of problems.
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "WARNING")
+    os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", "pipeline_lib")
+
+
+def _copy_report(store: ArtifactStore, summary: PipelineSummary, folder: Path) -> Path:
+    """A copy of the report where people find it."""
+    ref = summary.evaluation.ref
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / f"{ref.name}-{ref.fingerprint[:_SHORT]}.html"
+    shutil.copyfile(store.directory(ref) / "report.html", target)
+    return target
+
+
+def _print_stages(out: Console, summary: PipelineSummary, seconds: float) -> None:
+    from rich.table import Table
+
+    if summary.is_unchanged:
+        out.print(
+            f"\n[green]Nothing has changed: every artifact was reused[/green] "
+            f"({duration(seconds)}).\n"
+        )
+    else:
+        out.print(f"\n[green]Done in {duration(seconds)}.[/green]\n")
+    table = Table("stage", "", "time", "counts", "dropped", box=None)
+    for stage, result in summary.stages.items():
+        counts = ", ".join(f"{_words(name)} {n:,}" for name, n in list(result.counts.items())[:4])
+        dropped = ", ".join(f"{_words(reason)} {n:,}" for reason, n in result.dropped.items())
+        table.add_row(
+            stage,
+            "reused" if result.reused else "built",
+            duration(result.seconds),
+            counts,
+            dropped or "-",
+        )
+    out.print(table)
+    out.print("\n[bold]Artifacts[/bold]")
+    for result in summary.stages.values():
+        out.print(f"  {result.uri}", soft_wrap=True)
+
+
+def _print_metrics(out: Console, store: ArtifactStore, summary: PipelineSummary) -> None:
+    from rich.table import Table
+
+    from flows.summary import promotion_message
+    from pipeline_lib.evaluation.records import read_summary
+    from tasks.presentation import metrics_table
+
+    evaluation = read_summary(store.directory(summary.evaluation.ref))
+    rows = metrics_table(evaluation.model_copy(update={"retrieval": {}}))
+    out.print(
+        f"\n[bold]Base against fine-tuned[/bold] on {evaluation.num_questions} held-out "
+        f"questions, with {evaluation.confidence:.0%} intervals"
+    )
+    if rows:
+        table = Table(*rows[0], box=None)
+        for row in rows:
+            table.add_row(*(str(value) for value in row.values()))
+        out.print(table)
+    retrieval = [
+        f"{metric} {estimate.mean:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
+        for metric, estimate in evaluation.retrieval.items()
+    ]
+    if retrieval:
+        out.print(f"[dim]Retrieval, the same for both: {escape(', '.join(retrieval))}[/dim]")
+    out.print(f"\n{escape(promotion_message(summary.promotion))}", soft_wrap=True)
+
+
+def _print_next_commands(out: Console, config: PipelineConfig) -> None:
+    from pipeline_lib.config import PipelineConfig
+
+    is_default = config.name == PipelineConfig().name
+    name = "" if is_default else f" --name {config.name}"
+    command = own_command()
+    again = "make demo" if is_default and Path("Makefile").is_file() else f"{command} demo{name}"
+    out.print("\n[bold]Try next[/bold]")
+    out.print(f'  {command} ask{name} "{_SAMPLE_QUESTION}"', soft_wrap=True)
+    out.print(f"  {again}   (again: everything is reused)", soft_wrap=True)
+
+
+def own_command() -> str:
+    """How this command can be typed again: its bare name if the shell would find the same one."""
+    this = Path(sys.argv[0])
+    found = shutil.which("raftline")
+    if this.name != "raftline" or (found and Path(found).resolve() == this.resolve()):
+        return "raftline"
+    return str(this)
+
+
+def _words(name: str) -> str:
+    return name.removeprefix("num_").replace("_", " ")

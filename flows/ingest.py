@@ -1,0 +1,28 @@
+"""The flow `ingest`."""
+
+from __future__ import annotations
+
+from flows.runtime import Name, completed, raftline_flow
+from flows.summary import stage_markdown, stage_message
+from pipeline_lib.config import IngestConfig
+from pipeline_lib.stage import StageResult
+from tasks.ingest import ingest as ingest_task
+
+_DEFAULT = IngestConfig()
+
+
+@raftline_flow(name="ingest")
+def ingest(name: Name = "demo", config: IngestConfig = _DEFAULT) -> StageResult:
+    """Read documents and cut them into chunks: makes the artifact `corpus`.
+
+    Args:
+        name: Names the pipeline and its artifacts: lower-case letters, digits, dashes.
+        config: Which documents, and how they are cut.
+    """
+    result = ingest_task(name, config)
+    return completed(
+        result,
+        stage_message(result),
+        summary_key=f"{name}-ingest-summary",
+        summary_markdown=stage_markdown("ingest", result),
+    )

@@ -1,0 +1,98 @@
+"""What every flow shares: its name in the UI, its final message, its answer to wrong parameters."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import partial
+from typing import Annotated, Any
+
+from prefect import Flow, flow, runtime
+from prefect.artifacts import create_markdown_artifact
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun
+from prefect.states import Completed, Failed, State
+from pydantic import BaseModel, Field
+
+from pipeline_lib.config import NAME_PATTERN
+from tasks.presentation import show
+from tasks.progress import use_progress
+from tasks.remote import publish_result
+
+__all__ = ["Name", "Reference", "completed", "raftline_flow", "skipped", "use_progress"]
+
+SKIPPED = "Skipped"
+
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+"""A pipeline's name, as a flow parameter."""
+Reference = Annotated[str, Field(min_length=1)]
+"""An artifact, as a flow parameter; see `tasks.references.full_reference`."""
+
+_INVENTED_NAME = re.compile(r"[A-Za-z]+\d*-[A-Za-z]+")
+
+
+def run_name() -> str:
+    """`ingest demo` instead of a name that Prefect invented; others are kept.
+
+    The API, and the UI's form, name a run by two words joined by a dash (`fuzzy-otter`), so a name
+    of that shape is taken for an invented one. Without this check Prefect would overwrite every
+    name that a caller asked for.
+    """
+    given: str = runtime.flow_run.name or ""
+    if given and not _INVENTED_NAME.fullmatch(given):
+        return given
+    parameters: dict[str, Any] = runtime.flow_run.parameters or {}
+    config = parameters.get("config")
+    name = parameters.get("name") or getattr(config, "name", "")
+    return f"{runtime.flow_run.flow_name} {name}".strip()
+
+
+def explain_unknown_parameters(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
+    """Give a run that crashed over an unknown parameter a final state that says so.
+
+    Prefect finds unknown top-level parameters before the flow begins and reports no more than
+    `Process exited with status code: 1`. Deployments made by `deployments.deploy` have the API
+    refuse such runs; this is for those made by `prefect deploy`, and for calls that switch the
+    API's check off. Prefect passes the arguments by keyword: their names are fixed.
+    """
+    known = list(flow.parameters.properties)
+    unknown = sorted(flow_run.parameters.keys() - set(known))
+    if not unknown:
+        return
+    message = (
+        f"Unknown parameter{'s' if len(unknown) > 1 else ''} "
+        f"{', '.join(map(repr, unknown))}; the flow {flow.name!r} takes {', '.join(known)}"
+    )
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(flow_run.id, Failed(name=state.name, message=message), force=True)
+
+
+raftline_flow: Callable[..., Any] = partial(
+    flow,
+    flow_run_name=run_name,
+    persist_result=True,
+    result_serializer="json",
+    on_crashed=[explain_unknown_parameters],
+)
+"""`@flow` with JSON results, readable run names, and a message for unknown parameters."""
+
+
+def completed(
+    result: BaseModel, message: str, *, summary_key: str, summary_markdown: str
+) -> State[Any]:
+    """End a flow: its result for programs, a Markdown summary and one line for people.
+
+    Args:
+        result: what the flow returns; callers of the flow get it as it is.
+        message: the run's final message, shown beside its state.
+        summary_key: artifact key of the summary: lower-case letters, digits, dashes.
+        summary_markdown: the summary.
+    """
+    show(create_markdown_artifact, key=summary_key, markdown=summary_markdown, description=message)
+    publish_result(result)
+    return Completed(message=message, data=result)
+
+
+def skipped(message: str) -> State[Any]:
+    """End a flow that had nothing to do, and no reason to worry anybody."""
+    return Completed(name=SKIPPED, message=message, data=None)

@@ -1,0 +1,146 @@
+"""What flows return and how it reads: the result of a pipeline, messages, Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pydantic import BaseModel, ConfigDict
+
+from pipeline_lib.answering import Answer
+from pipeline_lib.evaluation.promotion import PromotionResult
+from pipeline_lib.stage import StageResult
+from tasks.presentation import readable
+from tasks.progress import format_seconds
+
+_LISTED_COUNTS = 4
+_SHORT_FINGERPRINT = 12
+"""Digits shown; the store finds an artifact by them."""
+
+
+class PipelineSummary(BaseModel):
+    """What one run of the pipeline made, reused and decided."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    corpus: StageResult
+    index: StageResult
+    dataset: StageResult
+    model: StageResult
+    evaluation: StageResult
+    promotion: PromotionResult
+
+    @property
+    def stages(self) -> dict[str, StageResult]:
+        """Stage to result, in order."""
+        return {
+            "ingest": self.corpus,
+            "index": self.index,
+            "synthesize": self.dataset,
+            "finetune": self.model,
+            "evaluate": self.evaluation,
+        }
+
+    @property
+    def is_unchanged(self) -> bool:
+        """Every artifact was there already."""
+        return all(result.reused for result in self.stages.values())
+
+    @property
+    def message(self) -> str:
+        """The outcome in one line."""
+        start = "Nothing changed, every artifact was reused. " if self.is_unchanged else ""
+        return start + promotion_message(self.promotion)
+
+
+def stage_message(result: StageResult) -> str:
+    """A stage's outcome in one line."""
+    did = "Reused" if result.reused else "Built"
+    took = "" if result.reused else f" in {format_seconds(result.seconds)}"
+    counts = _counts(result)
+    return f"{did} {result.ref}{took}" + (f": {counts}" if counts else "")
+
+
+def promotion_message(promotion: PromotionResult) -> str:
+    """A decision in one line, with its reasons."""
+    reasons = "; ".join(promotion.reasons)
+    if promotion.is_promoted:
+        return f"The champion is now {promotion.model}: {reasons}"
+    return f"Not promoted: {reasons}"
+
+
+def stages_markdown(results: Mapping[str, StageResult]) -> str:
+    """A table of stages: artifact, whether it was reused, time, counts, drops."""
+    lines = ["| Stage | Artifact | Was | Time | Counts |", "| --- | --- | --- | --- | --- |"]
+    for stage, result in results.items():
+        ref = result.ref
+        counts = [_counts(result)]
+        counts += [f"dropped: {readable(why)} {n:,}" for why, n in result.dropped.items()]
+        lines.append(
+            f"| {stage} | `{ref.kind}/{ref.name}/{ref.fingerprint[:_SHORT_FINGERPRINT]}` "
+            f"| {'reused' if result.reused else 'built'} | {format_seconds(result.seconds)} "
+            f"| {', '.join(filter(None, counts))} |"
+        )
+    return "\n".join(lines)
+
+
+def stage_markdown(stage: str, result: StageResult) -> str:
+    """The summary of a flow of one stage."""
+    return f"{stages_markdown({stage: result})}\n\nStored at `{result.uri}`"
+
+
+def pipeline_markdown(summary: PipelineSummary) -> str:
+    """The summary of a pipeline run."""
+    return "\n\n".join(
+        [
+            f"# {summary.name}",
+            *(["Nothing changed: every artifact was reused."] if summary.is_unchanged else []),
+            promotion_markdown(summary.promotion),
+            stages_markdown(summary.stages),
+            f"Report: artifact `{summary.name}-report` of this run, or `report.html` in "
+            f"`{summary.evaluation.uri}`",
+            f'Next: `raftline ask --name {summary.name} "your question"`, or run the flow `answer`',
+        ]
+    )
+
+
+def promotion_markdown(promotion: PromotionResult) -> str:
+    """A decision with its reasons."""
+    decision = "The new champion is" if promotion.is_promoted else "Not promoted:"
+    reasons = "\n".join(f"- {reason}" for reason in promotion.reasons)
+    return f"**{decision}** `{promotion.model}`\n\n{reasons}"
+
+
+def answer_markdown(answer: Answer) -> str:
+    """Question, answer, and every quote with its source and whether it is verbatim."""
+    parts = [f"> {answer.question}", answer.final_answer or answer.text]
+    if answer.is_refusal:
+        parts.append("*The model declined: it found no answer in the passages.*")
+    if answer.quotes:
+        rows = [
+            f"| {_cell(quote.text)} | {quote.status} | {_cell(quote.title or '-')} "
+            f"| {_cell(quote.source_uri or '-')} |"
+            for quote in answer.quotes
+        ]
+        parts.append(
+            "\n".join(["| Quote | | Title | Source |", "| --- | --- | --- | --- |", *rows])
+        )
+    parts.append(f"Model: `{answer.model}`")
+    return "\n\n".join(parts)
+
+
+def answer_message(answer: Answer) -> str:
+    """An answer in one line."""
+    verbatim = sum(quote.status == "verbatim" for quote in answer.quotes)
+    text = " ".join((answer.final_answer or answer.text).split())
+    short = text if len(text) <= 200 else f"{text[:199]}…"
+    return f"{short} ({verbatim} of {len(answer.quotes)} quotes verbatim)"
+
+
+def _counts(result: StageResult) -> str:
+    shown = list(result.counts.items())[:_LISTED_COUNTS]
+    return ", ".join(f"{readable(name)} {count:,}" for name, count in shown)
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")

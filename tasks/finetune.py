@@ -1,0 +1,75 @@
+"""The task of the stage `finetune`, here or as a run of a deployment elsewhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import get_run_logger
+from prefect.client.orchestration import get_client
+from prefect.context import FlowRunContext
+from prefect.deployments import run_deployment
+from prefect.exceptions import ObjectNotFound
+from prefect.utilities.urls import url_for
+
+from pipeline_lib.artifacts.manifest import ArtifactRef
+from pipeline_lib.config import FinetuneConfig
+from pipeline_lib.errors import ConfigError, TrainingError
+from pipeline_lib.stage import StageResult
+from pipeline_lib.training import stage
+from tasks.presentation import publish_counts
+from tasks.remote import await_run, read_result
+from tasks.runtime import log_counts, open_workspace, stage_task
+
+
+# For those who limit how many trainings run at once, across deployments.
+@stage_task(name="finetune", tags=["gpu"], description="Dataset and base model to new model.")
+def finetune(name: str, config: FinetuneConfig, dataset: ArtifactRef) -> StageResult:
+    """Make the artifact `model`; see `pipeline_lib.training.stage.finetune`.
+
+    Call it directly, never with `.submit`: a cancellation interrupts the main thread only, and
+    only from there does it end the training processes at once.
+    """
+    with open_workspace() as ws:
+        result = stage.finetune(ws, name, config, dataset)
+    log_counts(result)
+    publish_counts(result)
+    return result
+
+
+def finetune_elsewhere(
+    deployment: str, name: str, config: FinetuneConfig, dataset: ArtifactRef
+) -> StageResult:
+    """Train as a run of `deployment` (another work pool, another machine) and wait for its end.
+
+    The run appears as a subflow of the calling flow run. However the waiting ends before the run
+    does, above all by cancellation, the run is cancelled too. Trying the calling flow run again
+    starts a new run, which reuses a finished model.
+
+    Raises:
+        ConfigError: there is no such deployment.
+        TrainingError: the run did not complete; carries the message of its last state.
+    """
+    context = FlowRunContext.get()
+    key = f"{context.flow_run.id}-{context.flow_run.run_count}" if context else None
+    parameters: dict[str, Any] = {
+        "name": name,
+        "dataset": str(dataset),
+        "config": config.model_dump(mode="json"),
+    }
+    try:
+        run = run_deployment(deployment, parameters=parameters, timeout=0, idempotency_key=key)
+    except ObjectNotFound as error:
+        raise ConfigError(
+            f"There is no deployment {deployment!r} to train on",
+            hint="Set finetune_deployment to 'flow/deployment', for example 'finetune/finetune'.",
+        ) from error
+    logger = get_run_logger()
+    logger.info("Training as a run of %s: %s", deployment, url_for(run) or run.id)
+    with get_client(sync_client=True) as client:
+        state = await_run(client, run.id, logger)
+        if not state.is_completed():
+            raise TrainingError(
+                f"The run {run.name!r} of {deployment} ended {state.name}: {state.message}",
+                hint=f"Its log is at {url_for(run) or run.id}.",
+            )
+        return read_result(client, run.id, StageResult)

@@ -1,0 +1,167 @@
+"""A training started by API: it outlives a restart of the server, and ends when it is cancelled."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from pipeline_lib.config import PromoteConfig
+from pipeline_lib.raft.rows import (
+    SPLITS,
+    Passage,
+    Provenance,
+    Quote,
+    RaftRow,
+    ReasoningStep,
+    Split,
+    split_file,
+    write_rows,
+)
+from pipeline_lib.settings import Settings
+from pipeline_lib.stage import ArtifactDraft, Workspace, run_stage
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+
+ENDLESS = {
+    "num_epochs": 100_000.0,
+    "num_processes": 2,
+    "micro_batch_size": 1,
+    "global_batch_size": 2,
+    "checkpoint_every_steps": 5,
+    "precision": "fp32",
+}
+
+
+def test_a_training_survives_the_servers_restart_and_leaves_no_rank_when_cancelled(
+    api: Any,
+    deploy: Callable[[], list[str]],
+    prefect_server: Any,
+    start_worker: Callable[[str], int],
+    worker_settings: Settings,
+    tiny_model_path: Path,
+) -> None:
+    deploy()
+    start_worker("gpu")
+    workspace = Workspace.open(settings=worker_settings)
+    publish_dataset(workspace)
+    config = {**ENDLESS, "base_model": str(tiny_model_path)}
+    started = api.start("finetune/finetune", {"name": "docs", "config": config})
+    run = started.raise_for_status().json()["id"]
+    lease = _lease_of_a_pipeline_run(api)
+    _until(lambda: _checkpoint(workspace) > 0, "no checkpoint yet")
+    ranks = _ranks(prefect_server.home)
+    assert len(ranks) == 2
+
+    prefect_server.stop()
+    time.sleep(1)
+    prefect_server.start()
+
+    # Prefect's default keeps leases in memory: this would be 410, and the run would be crashed.
+    renewal = api.client.post(
+        f"/v2/concurrency_limits/leases/{lease}/renew", json={"lease_duration": 300}
+    )
+    assert renewal.status_code == 204, renewal.text
+    assert api.set_state(api.park("pipeline/pipeline"), "PENDING")["status"] == "REJECT"
+    assert api.state(run)["type"] == "RUNNING"
+    assert all(rank.is_running() for rank in ranks)
+    before = _checkpoint(workspace)
+    _until(lambda: _checkpoint(workspace) > before, "training does not go on")
+
+    assert api.set_state(run, "CANCELLING")["status"] == "ACCEPT"
+    state = api.wait_for_end(run)
+    assert state["type"] == "CANCELLED"
+    _until(lambda: not _ranks(prefect_server.home), "ranks are still alive", seconds=10)
+    assert not any(rank.is_running() for rank in ranks)
+    assert _checkpoint(workspace) > before  # from which the next run resumes
+
+
+def publish_dataset(workspace: Workspace) -> None:
+    """A dataset of a few rows."""
+
+    def build(draft: ArtifactDraft) -> None:
+        for split in SPLITS:
+            rows = [_row(split, number) for number in range(4)]
+            write_rows(draft.directory / split_file(split), rows)
+
+    run_stage(
+        workspace,
+        kind="dataset",
+        name="docs",
+        stage="synthesize",
+        stage_version=1,
+        config=PromoteConfig(),
+        inputs={},
+        build=build,
+    )
+
+
+def _row(split: Split, number: int) -> RaftRow:
+    text = f"Otter {number} sleeps on its back."
+    passage = Passage(
+        chunk_id="c0",
+        document_id="d0",
+        title="Otters",
+        text=text,
+        role="oracle",
+        origin="oracle",
+    )
+    quote = Quote(chunk_id="c0", start=0, end=len(text), text=text)
+    return RaftRow(
+        row_id=f"{split}-{number}",
+        split=split,
+        question=f"How does otter {number} sleep?",
+        context=(passage,),
+        oracle_chunk_id="c0",
+        oracle_document_id="d0",
+        oracle_present=True,
+        target="answer",
+        reasoning=(ReasoningStep(text="The passage says so.", quote=quote),),
+        final_answer="On its back.",
+        provenance=Provenance(
+            question_source="user",
+            answer_source="user",
+            teacher_model="none",
+            prompt_version="1",
+            seed=0,
+        ),
+    )
+
+
+def _lease_of_a_pipeline_run(api: Any) -> str:
+    """Of a run that holds the pipeline's only slot."""
+    state = api.set_state(api.park("pipeline/pipeline"), "PENDING")["state"]
+    return state["state_details"]["deployment_concurrency_lease_id"]
+
+
+def _ranks(home: Path) -> list[psutil.Process]:
+    """The training ranks of this test's worker, and of no other on the machine."""
+    ranks = []
+    for process in psutil.process_iter():
+        try:
+            if "pipeline_lib.training.worker" not in process.cmdline():
+                continue
+            environment = process.environ()
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+        if "RANK" in environment and environment.get("RAFTLINE_HOME") == str(home):
+            ranks.append(process)
+    return ranks
+
+
+def _checkpoint(workspace: Workspace) -> int:
+    """Step of the newest complete checkpoint in S3; 0 before the first."""
+    objects = workspace.artifacts.objects.scan("_partial/model/docs/")
+    complete = [Path(info.key) for info in objects if info.key.endswith("/complete.json")]
+    return max((int(path.parent.name) for path in complete), default=0)
+
+
+def _until(condition: Callable[[], bool], complaint: str, seconds: float = 150) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, complaint
+        time.sleep(0.3)

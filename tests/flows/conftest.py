@@ -1,0 +1,131 @@
+"""Stages that publish real artifacts at once, so that flows can run whole without models."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from pipeline_lib.artifacts.manifest import ArtifactKind
+from pipeline_lib.evaluation.records import Comparison, EvaluationSummary
+from pipeline_lib.evaluation.statistics import Estimate
+from pipeline_lib.progress import phase
+from pipeline_lib.stage import ArtifactDraft, StageResult, Workspace, run_stage
+
+FUNNEL = {
+    "steps": [
+        {"name": "generated", "kept": 12, "dropped": {}},
+        {"name": "round_trip", "kept": 9, "dropped": {"not_retrieved": 3}},
+    ],
+    "num_candidates": 12,
+    "num_rows": 9,
+}
+
+
+@dataclass
+class FakeStages:
+    """What the fake stages were asked, and how they are to behave."""
+
+    calls: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    failures: dict[str, list[Exception]] = field(default_factory=dict)
+    """Stage to the errors that its next calls raise."""
+    difference: float = 0.15
+    """What fine-tuning adds to token F1."""
+
+    @property
+    def stages(self) -> list[str]:
+        """The stages that were called, in order."""
+        return [stage for stage, _ in self.calls]
+
+    def make(
+        self, kind: ArtifactKind, stage: str, fill: Callable[[ArtifactDraft], None]
+    ) -> Callable[..., StageResult]:
+        """A stage function that publishes what `fill` writes."""
+
+        def run(
+            ws: Workspace, name: str, config: Any, *inputs: Any, **named_inputs: Any
+        ) -> StageResult:
+            given = {f"input{n}": ref for n, ref in enumerate(inputs)} | named_inputs
+            if stage == "evaluate" and (baseline := given.pop("baseline")) is not None:
+                given["champion"] = baseline
+            self.calls.append((stage, given))
+            if self.failures.get(stage):
+                raise self.failures[stage].pop(0)
+            with phase(ws.progress, f"Doing {stage}", 2, "things") as progress:
+                progress.advance(2)
+            return run_stage(
+                ws,
+                kind=kind,
+                name=name,
+                stage=stage,
+                stage_version=1,
+                config=config,
+                inputs=given,
+                build=fill,
+            )
+
+        return run
+
+    def fill(self, draft: ArtifactDraft) -> None:
+        """Any content."""
+        (draft.directory / "data").write_text("content")
+        draft.counts["num_things"] = 2
+
+    def fill_dataset(self, draft: ArtifactDraft) -> None:
+        """A funnel."""
+        (draft.directory / "funnel.json").write_text(json.dumps(FUNNEL))
+        draft.counts["num_rows"] = 9
+        draft.dropped["not_retrieved"] = 3
+
+    def fill_evaluation(self, draft: ArtifactDraft) -> None:
+        """Metrics and a report."""
+        base, candidate = _around(0.3), _around(0.3 + self.difference)
+        summary = EvaluationSummary(
+            evaluation_version=1,
+            split="test",
+            num_questions=20,
+            num_oracle_in_context=18,
+            context_size=3,
+            confidence=0.95,
+            arms={"base": {"token_f1": base}, "candidate": {"token_f1": candidate}},
+            retrieval={"recall@5": _around(0.8)},
+            comparisons=(
+                Comparison(
+                    metric="token_f1",
+                    arm="candidate",
+                    against="base",
+                    difference=self.difference,
+                    low=self.difference - 0.05,
+                    high=self.difference + 0.05,
+                    p_value=0.01,
+                    num=20,
+                ),
+            ),
+            answers={},
+            signatures={},
+        )
+        (draft.directory / "metrics.json").write_text(summary.model_dump_json())
+        (draft.directory / "report.html").write_text("<h1>Report</h1>")
+        draft.counts["num_questions"] = 20
+
+
+def _around(mean: float) -> Estimate:
+    return Estimate(mean=mean, low=mean - 0.05, high=mean + 0.05, num=20)
+
+
+@pytest.fixture
+def fake_stages(monkeypatch: pytest.MonkeyPatch) -> FakeStages:
+    """Every stage before `promote` replaced; `promote` is the real one."""
+    fakes = FakeStages()
+    for path, kind, stage, fill in (
+        ("corpus.stage.ingest", "corpus", "ingest", fakes.fill),
+        ("retrieval.stage.build_index", "index", "index", fakes.fill),
+        ("raft.stage.synthesize", "dataset", "synthesize", fakes.fill_dataset),
+        ("training.stage.finetune", "model", "finetune", fakes.fill),
+        ("evaluation.stage.evaluate", "evaluation", "evaluate", fakes.fill_evaluation),
+    ):
+        monkeypatch.setattr(f"pipeline_lib.{path}", fakes.make(kind, stage, fill))  # type: ignore[arg-type]
+    return fakes
