@@ -148,7 +148,7 @@ def test_the_ui_talks_to_this_server(api: Any, prefect_server: Any) -> None:
 @pytest.mark.parametrize(
     ("name", "parameters", "message"),
     [
-        ("pipeline", {"cnfig": {}}, "('cnfig' was unexpected)"),
+        ("pipeline", {"configs": {}}, "('configs' was unexpected)"),
         ("ingest", {"name": "docs", "sources": ["."]}, "('sources' was unexpected)"),
         (
             "pipeline",
