@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pkgutil
 import subprocess
 import sys
@@ -45,3 +46,19 @@ def test_stages_import_without_torch() -> None:
     stages = ("corpus", "retrieval", "raft", "training", "evaluation")
     loaded = loaded_after("\n".join(f"import pipeline_lib.{stage}.stage" for stage in stages))
     assert not loaded & {"torch", "transformers", "qdrant_client"}
+
+
+def test_importing_the_library_keeps_openmp_from_spinning() -> None:
+    """Unless the user has decided otherwise; and torch must not be loaded before."""
+    script = "import pipeline_lib, os; print(os.environ['OMP_WAIT_POLICY'])"
+    for given, expected in ((None, "PASSIVE"), ("ACTIVE", "ACTIVE")):
+        environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+        environment |= {"OMP_WAIT_POLICY": given} if given else {}
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout.strip() == expected

@@ -84,6 +84,7 @@ def _command(plan: TrainingPlan, plan_path: Path) -> list[str]:
         f"--nproc-per-node={plan.config.num_processes}",
         "--nnodes=1",
         "--max-restarts=0",
+        f"--log-dir={plan.run_folder}",  # else torchrun leaves a folder in the system's own
         # The rendezvous picks a free port of its own; --standalone would look up the host name.
         "--rdzv-backend=c10d",
         "--rdzv-endpoint=127.0.0.1:0",
