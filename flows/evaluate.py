@@ -7,6 +7,7 @@ from flows.summary import stage_markdown, stage_message
 from pipeline_lib.artifacts.store import CHAMPION
 from pipeline_lib.config import EvaluateConfig
 from pipeline_lib.stage import StageResult
+from tasks.evaluate import choose_baseline
 from tasks.evaluate import evaluate as evaluate_task
 from tasks.references import MADE_BY, full_reference, is_latest, resolve
 
@@ -34,8 +35,8 @@ def evaluate(
         model: The fine-tuned model: 'latest', 'champion', a fingerprint, or 'model/docs@latest'.
         dataset: Whose held-out questions are asked: 'latest', a fingerprint, 'dataset/docs@latest'.
         index: Where passages are looked up: 'latest', a fingerprint, or 'index/docs@latest'.
-        baseline: A second model to compare with, beside the base model: 'champion' (when there is
-            one), another reference, or 'none'.
+        baseline: A second model to compare with, beside the base model: 'champion' (if there is
+            one; the champion itself is compared as it was last), another reference, or 'none'.
         config: Which questions, how many passages, how sure the intervals are.
     """
     references = {
@@ -44,26 +45,20 @@ def evaluate(
         "index": full_reference("index", name, index),
     }
     optional = tuple(role for role, reference in references.items() if is_latest(reference))
-    if baseline != _NO_BASELINE:
+    if baseline not in (CHAMPION, _NO_BASELINE):
         references[_BASELINE] = full_reference("model", name, baseline)
-    if baseline == CHAMPION:
-        optional += (_BASELINE,)
     inputs = resolve(references, optional)
-    missing = [role for role in optional if role != _BASELINE and inputs[role] is None]
-    if missing:
-        role = missing[0]
-        return skipped(
-            f"Nothing to evaluate yet: there is no {references[role]}. "
-            f"The flow {MADE_BY[role]!r} makes it, or 'pipeline' makes everything."
-        )
+    for role in optional:
+        if role not in inputs:
+            return skipped(
+                f"Nothing to evaluate yet: there is no {references[role]}. "
+                f"The flow {MADE_BY[role]!r} makes it, or 'pipeline' makes everything."
+            )
     against = inputs.get(_BASELINE)
+    if baseline == CHAMPION:
+        against = choose_baseline(name, inputs["model"])
     result = evaluate_task(
-        name,
-        config,
-        inputs["model"],
-        inputs["dataset"],
-        inputs["index"],
-        against if against != inputs["model"] else None,
+        name, config, inputs["model"], inputs["dataset"], inputs["index"], against
     )
     return completed(
         result,

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from flows.runtime import completed, raftline_flow
 from flows.summary import PipelineSummary, pipeline_markdown
-from pipeline_lib.artifacts.store import CHAMPION
 from pipeline_lib.config import PipelineConfig
-from tasks.evaluate import evaluate
+from tasks.evaluate import choose_baseline, evaluate
 from tasks.finetune import finetune, finetune_elsewhere
 from tasks.index import index
 from tasks.ingest import ingest
 from tasks.promote import promote
-from tasks.references import full_reference, resolve
 from tasks.synthesize import synthesize
 
 _DEFAULT = PipelineConfig()
@@ -32,10 +30,7 @@ def pipeline(config: PipelineConfig = _DEFAULT) -> PipelineSummary:
         model = finetune_elsewhere(config.finetune_deployment, name, config.finetune, dataset.ref)
     else:
         model = finetune(name, config.finetune, dataset.ref)
-    champion = resolve({CHAMPION: full_reference("model", name, CHAMPION)}, optional=(CHAMPION,))[
-        CHAMPION
-    ]
-    baseline = champion if champion != model.ref else None
+    baseline = choose_baseline(name, model.ref)
     evaluation = evaluate(name, config.evaluate, model.ref, dataset.ref, passages.ref, baseline)
     promotion = promote(name, config.promote, evaluation.ref)
     summary = PipelineSummary(

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, ParamSpec, TypeVar, cast
 
 from prefect import Flow, flow, runtime
 from prefect.artifacts import create_markdown_artifact
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.objects import FlowRun
-from prefect.states import Completed, Failed, State
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.states import Completed, Failed
 from pydantic import BaseModel, Field
 
 from pipeline_lib.config import NAME_PATTERN
@@ -21,6 +20,9 @@ from tasks.remote import publish_result
 
 __all__ = ["Name", "Reference", "completed", "raftline_flow", "skipped", "use_progress"]
 
+P = ParamSpec("P")
+R = TypeVar("R")
+Result = TypeVar("Result", bound=BaseModel)
 SKIPPED = "Skipped"
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
@@ -67,32 +69,34 @@ def explain_unknown_parameters(flow: Flow[..., Any], flow_run: FlowRun, state: S
         client.set_flow_run_state(flow_run.id, Failed(name=state.name, message=message), force=True)
 
 
-raftline_flow: Callable[..., Any] = partial(
-    flow,
-    flow_run_name=run_name,
-    persist_result=True,
-    result_serializer="json",
-    on_crashed=[explain_unknown_parameters],
-)
-"""`@flow` with JSON results, readable run names, and a message for unknown parameters."""
+def raftline_flow(*, name: str) -> Callable[[Callable[P, R]], Flow[P, R]]:
+    """`@flow` with JSON results, readable run names, and a message for unknown parameters."""
+    return flow(
+        name=name,
+        flow_run_name=run_name,
+        persist_result=True,
+        result_serializer="json",
+        on_crashed=[explain_unknown_parameters],
+    )
 
 
-def completed(
-    result: BaseModel, message: str, *, summary_key: str, summary_markdown: str
-) -> State[Any]:
+def completed(result: Result, message: str, *, summary_key: str, summary_markdown: str) -> Result:
     """End a flow: its result for programs, a Markdown summary and one line for people.
 
     Args:
-        result: what the flow returns; callers of the flow get it as it is.
+        result: what the flow returns.
         message: the run's final message, shown beside its state.
         summary_key: artifact key of the summary: lower-case letters, digits, dashes.
         summary_markdown: the summary.
+
+    Returns:
+        What the flow has to return: a state, in place of which Prefect gives callers the result.
     """
     show(create_markdown_artifact, key=summary_key, markdown=summary_markdown, description=message)
     publish_result(result)
-    return Completed(message=message, data=result)
+    return cast(Result, Completed(message=message, data=result))
 
 
-def skipped(message: str) -> State[Any]:
-    """End a flow that had nothing to do, and no reason to worry anybody."""
+def skipped(message: str) -> Any:
+    """End a flow that had nothing to do, and no reason to worry anybody; it returns `None`."""
     return Completed(name=SKIPPED, message=message, data=None)

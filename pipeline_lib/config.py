@@ -170,7 +170,7 @@ class TeacherConfig(FrozenConfig):
         description="0 takes the likeliest words; higher values vary them.",
     )
     batch_size: int = operational(
-        16,
+        32,
         gt=0,
         title="Prompts per batch (local teacher)",
         description="More is faster and takes more memory; changes no result.",
@@ -207,7 +207,7 @@ class SynthesizeConfig(FrozenConfig):
         description="Synthesis stops when this many rows are kept or candidates run out.",
     )
     max_candidates_per_question: int = Field(
-        6,
+        10,
         ge=1,
         title="Candidates per wanted question",
         description="Upper bound on generated candidates: this times the questions wanted.",

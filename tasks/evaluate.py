@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from pipeline_lib.artifacts.manifest import ArtifactRef
 from pipeline_lib.config import EvaluateConfig
+from pipeline_lib.evaluation import baseline as baselines
 from pipeline_lib.evaluation import stage
 from pipeline_lib.stage import StageResult
 from tasks.presentation import publish_metrics, publish_report_link
 from tasks.runtime import log_counts, open_workspace, stage_task
+
+
+@stage_task(name="choose-baseline", description="The champion, or what it was compared with.")
+def choose_baseline(name: str, model: ArtifactRef) -> ArtifactRef | None:
+    """See `pipeline_lib.evaluation.baseline.choose_baseline`."""
+    with open_workspace() as ws:
+        return baselines.choose_baseline(ws, name, model)
 
 
 @stage_task(name="evaluate", description="Base and fine-tuned model compared.")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from prefect import get_run_logger
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun
 from prefect.context import FlowRunContext
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
@@ -50,26 +51,31 @@ def finetune_elsewhere(
         TrainingError: the run did not complete; carries the message of its last state.
     """
     context = FlowRunContext.get()
-    key = f"{context.flow_run.id}-{context.flow_run.run_count}" if context else None
+    parent = context.flow_run if context else None
+    key = f"{parent.id}-{parent.run_count}" if parent else None
     parameters: dict[str, Any] = {
         "name": name,
         "dataset": str(dataset),
         "config": config.model_dump(mode="json"),
     }
     try:
-        run = run_deployment(deployment, parameters=parameters, timeout=0, idempotency_key=key)
+        run = cast(
+            FlowRun,
+            run_deployment(deployment, parameters=parameters, timeout=0, idempotency_key=key),
+        )
     except ObjectNotFound as error:
         raise ConfigError(
             f"There is no deployment {deployment!r} to train on",
             hint="Set finetune_deployment to 'flow/deployment', for example 'finetune/finetune'.",
         ) from error
+    place = url_for(run) or run.id
     logger = get_run_logger()
-    logger.info("Training as a run of %s: %s", deployment, url_for(run) or run.id)
+    logger.info("Training as a run of %s: %s", deployment, place)
     with get_client(sync_client=True) as client:
         state = await_run(client, run.id, logger)
         if not state.is_completed():
             raise TrainingError(
                 f"The run {run.name!r} of {deployment} ended {state.name}: {state.message}",
-                hint=f"Its log is at {url_for(run) or run.id}.",
+                hint=f"Its log is at {place}.",
             )
         return read_result(client, run.id, StageResult)

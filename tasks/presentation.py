@@ -30,10 +30,10 @@ from pipeline_lib.evaluation.records import (
     read_summary,
 )
 from pipeline_lib.evaluation.statistics import Estimate
+from pipeline_lib.raft.funnel import FUNNEL_FILE
 from pipeline_lib.stage import StageResult
 
-FUNNEL_FILE = "funnel.json"
-ARM_TITLES = {BASE: "Base", CANDIDATE: "Fine-tuned", CHAMPION: "Champion"}
+ARM_TITLES: dict[str, str] = {BASE: "Base", CANDIDATE: "Fine-tuned", CHAMPION: "Champion"}
 _LINK_SECONDS = 7 * 86_400
 Table = list[dict[str, str | int]]
 
@@ -80,7 +80,7 @@ def metrics_table(summary: EvaluationSummary) -> Table:
 
     The retrieval metrics are the same for every arm and stand under each.
     """
-    differences = {"Difference": BASE, "To champion": CHAMPION}
+    differences: dict[str, str] = {"Difference": BASE, "To champion": CHAMPION}
     table: Table = []
     for metric in _ordered_metrics(summary):
         spec = ARM_METRICS.get(metric)

@@ -56,29 +56,28 @@ def is_latest(reference: str) -> bool:
 @stage_task(name="resolve", description="Looks up which artifacts the run starts from.")
 def resolve(
     references: Mapping[str, str], optional: tuple[str, ...] = ()
-) -> dict[str, ArtifactRef | None]:
+) -> dict[str, ArtifactRef]:
     """Role to artifact, for full references.
 
     Args:
         references: role to full reference (see `full_reference`).
-        optional: roles that may lead nowhere and are then `None`.
+        optional: roles that may lead nowhere; they are then missing from what is returned.
 
     Raises:
         ArtifactNotFoundError: a role that is not optional leads nowhere; names the flow to run.
     """
-    found: dict[str, ArtifactRef | None] = {}
+    found = {}
     with open_workspace() as ws:
         for role, reference in references.items():
             try:
                 ref = ws.artifacts.resolve(reference)
                 ws.artifacts.manifest(ref)
-                found[role] = ref
             except ArtifactNotFoundError as error:
-                if role not in optional:
-                    kind = reference.partition("/")[0]
-                    raise ArtifactNotFoundError(
-                        f"{role}: {error.message}",
-                        hint=f"The flow {MADE_BY[kind]!r} makes it.",
-                    ) from error
-                found[role] = None
+                if role in optional:
+                    continue
+                kind = reference.partition("/")[0]
+                raise ArtifactNotFoundError(
+                    f"{role}: {error.message}", hint=f"The flow {MADE_BY[kind]!r} makes it."
+                ) from error
+            found[role] = ref
     return found

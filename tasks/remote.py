@@ -19,8 +19,7 @@ from prefect.client.schemas.filters import (
     ArtifactFilterFlowRunId,
     ArtifactFilterType,
 )
-from prefect.client.schemas.objects import StateType
-from prefect.states import State
+from prefect.client.schemas.objects import State, StateType
 from pydantic import BaseModel
 
 from pipeline_lib.errors import RaftlineError

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache, partial
-from typing import Any
+from functools import lru_cache
+from typing import Any, ParamSpec, TypeVar
 
 from prefect import Task, get_run_logger, task
-from prefect.client.schemas.objects import TaskRun
+from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import TaskRunContext
-from prefect.states import State
 from prefect.tasks import exponential_backoff
 
 from pipeline_lib.artifacts.store import ArtifactStore
@@ -24,6 +23,9 @@ from tasks.progress import Fanout, PrefectProgress, RunLogger, current_listener,
 
 __all__ = ["log_counts", "open_workspace", "retry_if_transient", "stage_task", "use_progress"]
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 
 def retry_if_transient(_task: Task[..., Any], _task_run: TaskRun, state: State[Any]) -> bool:
     """Whether trying again can help: only the errors that say so themselves."""
@@ -31,17 +33,22 @@ def retry_if_transient(_task: Task[..., Any], _task_run: TaskRun, state: State[A
     return isinstance(error, RaftlineError) and error.is_transient
 
 
-stage_task: Callable[..., Any] = partial(
-    task,
-    retries=3,
-    retry_delay_seconds=exponential_backoff(backoff_factor=2),
-    retry_jitter_factor=0.5,
-    retry_condition_fn=retry_if_transient,
-    # Artifacts in S3 are what is reused; Prefect need not keep results, and never as pickles.
-    persist_result=False,
-    result_serializer="json",
-)
-"""`@task` with the retries of a stage: transient errors only, after about 2, 4 and 8 s."""
+def stage_task(
+    *, name: str, description: str, tags: Iterable[str] = ()
+) -> Callable[[Callable[P, R]], Task[P, R]]:
+    """`@task` for a stage: tries again after about 2, 4 and 8 s, and only where that can help."""
+    return task(
+        name=name,
+        description=description,
+        tags=tags,
+        retries=3,
+        retry_delay_seconds=exponential_backoff(backoff_factor=2),
+        retry_jitter_factor=0.5,
+        retry_condition_fn=retry_if_transient,
+        # Artifacts in S3 are what is reused: Prefect need not keep results, and never as pickles.
+        persist_result=False,
+        result_serializer="json",
+    )
 
 
 @lru_cache(maxsize=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import sys
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from pipeline_lib.artifacts.store import ArtifactStore
     from pipeline_lib.config import PipelineConfig
 
+_LIBRARY = "pipeline_lib"
 _SHORT = 8
 _SAMPLE_QUESTION = "What does the with statement do?"
 
@@ -114,7 +116,8 @@ def _point_prefect_at(stack: LocalStack) -> None:
     os.environ.update(stack.client_environment())
     # Runs log to the server; the terminal has the progress, and hears of problems.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "WARNING")
-    os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", "pipeline_lib")
+    os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", _LIBRARY)
+    logging.getLogger(_LIBRARY).handlers.clear()  # Prefect's handlers show its warnings from now on
 
 
 def _copy_report(store: ArtifactStore, summary: PipelineSummary, folder: Path) -> Path:

@@ -62,11 +62,13 @@ def configure_logging(is_debug: bool) -> None:
     """Show our own log on standard error with `--debug`; warnings only without."""
     from rich.logging import RichHandler
 
-    handler = RichHandler(console=stderr_console(), show_path=is_debug, show_time=is_debug)
+    level = logging.DEBUG if is_debug else logging.WARNING
+    console = stderr_console()
+    handler = RichHandler(level, console=console, show_path=is_debug, show_time=is_debug)
     for name in _OUR_LOGGERS:
         logger = logging.getLogger(name)
         logger.handlers = [handler]
-        logger.setLevel(logging.DEBUG if is_debug else logging.WARNING)
+        logger.setLevel(level)
     # Bars that transformers draws for every model it loads would cut through ours.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "0" if is_debug else "1")
 

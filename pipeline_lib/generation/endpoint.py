@@ -177,6 +177,8 @@ class EndpointGenerator:
                 if response.is_success:
                     return response
                 problem, cause = self._describe(response), None
+                if _is_filtered(response):
+                    return response
                 if response.status_code not in _RETRIED_STATUS:
                     raise GenerationError(
                         f"{self._place} refused the request: {problem}",
@@ -225,6 +227,8 @@ class EndpointGenerator:
         return f"HTTP {response.status_code} {response.reason_phrase}: {body}"
 
     def _parse(self, response: httpx.Response) -> Completion:
+        if not response.is_success:
+            return Completion("", 0, 0, "stop")
         try:
             body = response.json()
             choice = body["choices"][0]
@@ -245,6 +249,11 @@ class EndpointGenerator:
                 hint="RAFTLINE_TEACHER_BASE_URL should be the part before /chat/completions, "
                 "often ending in /v1.",
             ) from error
+
+
+def _is_filtered(response: httpx.Response) -> bool:
+    """Whether a content filter refused this one prompt: an empty completion, not a failure."""
+    return response.status_code == 400 and "content_filter" in response.text
 
 
 def endpoint_identity(model: str) -> str:

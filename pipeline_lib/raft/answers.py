@@ -20,7 +20,7 @@ from pipeline_lib.raft.quotes import fold
 from pipeline_lib.raft.wording import CLOSING_MARKS, STOP_WORDS, content_words, words
 
 REASONING_PARAMS = GenerationParams(max_new_tokens=44, stop=("\n",))
-MAX_ANSWER_CANDIDATES = 5
+MAX_ANSWER_CANDIDATES = 4
 MAX_ANSWER_WORDS = 24
 MAX_NATS_PER_WORD = 1.6
 """An answer that the teacher itself finds less likely is dropped: of 57 measured answers all above

@@ -20,7 +20,7 @@ from pipeline_lib.raft.quotes import fold
 from pipeline_lib.raft.wording import content_words, overlap
 
 QUESTION_PARAMS = GenerationParams(max_new_tokens=24, stop=("\n",))
-QUESTIONS_PER_FACT = 4
+QUESTIONS_PER_FACT = 3
 
 MIN_QUESTION_CHARS = 20
 MAX_QUESTION_CHARS = 200
@@ -85,7 +85,7 @@ _SUGGESTED = (
     (" How", re.compile(r"\b(?:by \w+ing|by means of|using)\b", re.I)),
     (" Where", re.compile(r"\b(?:located|situated|stored|born|found) (?:in|at|on)\b", re.I)),
 )  # fmt: skip
-_GENERAL = (" What", " Which")
+_GENERAL = " What"
 _DEFINITION = re.compile(r"(?P<subject>\S+(?: \S+){0,4}?) (?P<verb>is|are|was|were) (?:an?|the)\b")
 _CONDITION = re.compile(r"(?:If|When|Whenever|Unless|While|Once|After)(?: \S+){3}")
 _SINGULAR = re.compile(
@@ -110,7 +110,7 @@ _DEIXIS = re.compile(
 def first_words(fact: Fact) -> tuple[str, ...]:
     """The beginnings to try for a fact, the most promising ones first."""
     suggested = [word for word, cue in _SUGGESTED if cue.search(fact.text)]
-    return tuple(dict.fromkeys([*_anchored(fact.text), *suggested, *_GENERAL]))[:QUESTIONS_PER_FACT]
+    return tuple([*_anchored(fact.text), *suggested, _GENERAL][:QUESTIONS_PER_FACT])
 
 
 def _anchored(sentence: str) -> list[str]:

@@ -10,14 +10,17 @@ import os
 import subprocess
 import sys
 import time
+import tomllib
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from packaging.requirements import Requirement
 
 from deployments.deploy import PrefectFile
 from pipeline_lib.corpus.schema import Corpus
@@ -137,6 +140,18 @@ def test_the_schedules_really_create_runs(api: Any) -> None:
             assert (start.hour, start.minute) == (hour, 0)
             assert weekday is None or start.weekday() == weekday
             assert parameters.items() <= run["parameters"].items()
+
+
+def test_the_server_runs_on_libraries_that_it_works_with(api: Any) -> None:
+    """Prefect allows newer ones, with which it does not start, deploy or schedule."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    pins = {pin.name: pin.specifier for pin in map(Requirement, project["dependencies"])}
+    for name in ("prefect", "fastapi", "sqlalchemy"):
+        assert version(name) in pins[name]
+    assert not pins["fastapi"].contains("0.151")
+    assert not pins["sqlalchemy"].contains("2.1.0")
+    # From fastapi 0.151 on this is 422, and with it `prefect deploy` and `prefect deployment ls`.
+    assert api.client.post("/deployments/filter", json={"limit": None}).status_code == 200
 
 
 def test_the_ui_talks_to_this_server(api: Any, prefect_server: Any) -> None:

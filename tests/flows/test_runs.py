@@ -118,6 +118,9 @@ def test_a_pipeline_run_leaves_everything_in_the_ui_and_the_next_one_reuses_it_a
     assert not third.model.reused
     # What is to become champion is compared with the champion.
     assert fake_stages.calls[-1][1]["champion"] == summary.model.ref
+    # Also when it is champion, its evaluation is not paid for a second time.
+    workspace.artifacts.set_alias("champion", third.model.ref)
+    assert pipeline(PipelineConfig.model_validate(changed)).is_unchanged
 
 
 def test_an_evaluation_before_the_first_training_is_skipped_and_says_what_to_run(
@@ -163,13 +166,15 @@ def test_an_evaluation_compares_with_the_champion_unless_told_otherwise(
         _publish(workspace, stage)
     champion = _publish(workspace, "model", seed=1)
     workspace.artifacts.set_alias("champion", champion)
-    _publish(workspace, "model", seed=2)
+    latest = _publish(workspace, "model", seed=2)
     evaluate(name="docs")
     assert fake_stages.calls[-1][1]["champion"] == champion
     evaluate(name="docs", baseline="none")
     assert "champion" not in fake_stages.calls[-1][1]
-    evaluate(name="docs", model="champion")  # never with itself
-    assert "champion" not in fake_stages.calls[-1][1]
+    evaluate(name="docs", model=str(champion), baseline="model/docs@latest")
+    assert fake_stages.calls[-1][1]["champion"] == latest
+    evaluate(name="docs", model="champion")  # never with itself, but as the last time
+    assert fake_stages.calls[-1][1]["champion"] == latest
 
 
 def test_a_transient_error_is_tried_again_and_bad_input_is_not(

@@ -32,6 +32,7 @@ ALL_TASKS = [
     tasks.index.index,
     tasks.synthesize.synthesize,
     tasks.finetune.finetune,
+    tasks.evaluate.choose_baseline,
     tasks.evaluate.evaluate,
     tasks.promote.promote,
     tasks.answer.answer,
