@@ -95,9 +95,10 @@ def verify_quote(
 
 
 def _is_stitched(wanted: str, texts: Sequence[str]) -> bool:
-    """Whether `wanted` falls into verbatim pieces, at its ellipses or anywhere between words."""
-    pieces = [piece.split() for piece in _ELLIPSIS.split(wanted)]
-    pieces = [words for words in pieces if words]
+    """Whether `wanted` falls into verbatim pieces, between words or at its ellipses."""
+    if _splits_into_pieces(wanted.split(), texts):
+        return True
+    pieces = [words for piece in _ELLIPSIS.split(wanted) if (words := piece.split())]
     return bool(pieces) and all(_splits_into_pieces(words, texts) for words in pieces)
 
 
