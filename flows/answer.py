@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pipeline_lib.answering import Answer
-
 from flows.runtime import completed, raftline_flow
 from flows.summary import answer_markdown, answer_message
+from pipeline_lib.answering import Answer
 from pipeline_lib.config import AnswerConfig
 from tasks.answer import answer as answer_task
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pipeline_lib.evaluation.promotion import PromotionResult
-
 from flows.runtime import Name, Reference, completed, raftline_flow
 from flows.summary import promotion_markdown, promotion_message
 from pipeline_lib.config import PromoteConfig
+from pipeline_lib.evaluation.promotion import PromotionResult
 from tasks.promote import promote as promote_task
 from tasks.references import full_reference, resolve
 

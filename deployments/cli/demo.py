@@ -58,6 +58,7 @@ def demo(
     summary, run_url = _run(stack, pipeline_config)
 
     from pipeline_lib.artifacts.store import ArtifactStore
+    from pipeline_lib.evaluation.records import REPORT_FILE
 
     store = ArtifactStore(load_settings(stack.home))
     report = _copy_report(store, summary, stack.home / "reports")
@@ -66,7 +67,7 @@ def demo(
     _print_metrics(out, store, summary)
     out.print(f"\n[bold]Report[/bold]      {report}", soft_wrap=True)
     out.print(f"            {report.as_uri()}", soft_wrap=True)
-    out.print(f"            {summary.evaluation.uri}/report.html", soft_wrap=True)
+    out.print(f"            {store.file_uri(summary.evaluation.ref, REPORT_FILE)}", soft_wrap=True)
     out.print(f"[bold]Prefect UI[/bold]  {run_url}", soft_wrap=True)
     _print_next_commands(out, pipeline_config)
 
@@ -116,16 +117,17 @@ def _point_prefect_at(stack: LocalStack) -> None:
     os.environ.update(stack.client_environment())
     # Runs log to the server; the terminal has the progress, and hears of problems.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "WARNING")
-    os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", _LIBRARY)
     logging.getLogger(_LIBRARY).handlers.clear()  # Prefect's handlers show its warnings from now on
 
 
 def _copy_report(store: ArtifactStore, summary: PipelineSummary, folder: Path) -> Path:
     """A copy of the report where people find it."""
+    from pipeline_lib.evaluation.records import REPORT_FILE
+
     ref = summary.evaluation.ref
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"{ref.name}-{ref.fingerprint[:_SHORT]}.html"
-    shutil.copyfile(store.directory(ref) / "report.html", target)
+    shutil.copyfile(store.directory(ref) / REPORT_FILE, target)
     return target
 
 

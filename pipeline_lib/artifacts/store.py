@@ -59,6 +59,14 @@ class ArtifactStore:
         """The `s3://` address of an artifact."""
         return self.objects.uri(ref.key)
 
+    def file_uri(self, ref: ArtifactRef, path: str) -> str:
+        """The `s3://` address of one of its files.
+
+        Raises:
+            ArtifactNotFoundError: there is no such artifact.
+        """
+        return self.objects.uri(f"{ref.key}/{self.manifest(ref).attempt}/{path}")
+
     def find(self, ref: ArtifactRef) -> Manifest | None:
         """The manifest if the artifact is complete, else `None`.
 

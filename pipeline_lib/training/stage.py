@@ -31,6 +31,18 @@ from pipeline_lib.training.plan import (
 logger = logging.getLogger(__name__)
 
 FINETUNE_STAGE_VERSION = 1
+_ARITHMETIC = (
+    "num_rows",
+    "num_loss_tokens_per_epoch",
+    "num_tokens_per_epoch",
+    "num_steps",
+    "global_batch_size",
+    "num_processes",
+    "micro_batch_size",
+    "gradient_accumulation_steps",
+    "num_trainable_parameters",
+    "num_parameters",
+)
 _LOGGED = ("step", "epoch", "loss", "eval_loss", "learning_rate", "grad_norm")
 
 
@@ -192,7 +204,11 @@ class _Monitor:
         kind = event.pop("event")
         if kind == "start":
             self.batch_arithmetic = event
-            logger.info("Training: %s", event)
+            logger.info(
+                "Training on %d rows (%d answer tokens of %d) for %d steps of %d rows: %d ranks x "
+                "%d rows x %d micro batches; %d of %d parameters learn",
+                *(event[name] for name in _ARITHMETIC),
+            )
             self._progress.start("Training", event["num_steps"], "steps")
         elif kind == "validation":
             self._validation_loss = event["loss"]

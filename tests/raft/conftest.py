@@ -1,0 +1,289 @@
+"""A hand-made corpus, a scripted teacher, a searcher by shared words, and published artifacts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline_lib.artifacts.manifest import ArtifactRef
+from pipeline_lib.config import IndexConfig, IngestConfig, RetrievalConfig, SynthesizeConfig
+from pipeline_lib.corpus.schema import (
+    CHUNK_SCHEMA,
+    CHUNKS_FILE,
+    DOCUMENT_SCHEMA,
+    DOCUMENTS_FILE,
+    Chunk,
+    Corpus,
+    Document,
+)
+from pipeline_lib.generation.base import (
+    Completion,
+    GenerationParams,
+    OnCompleted,
+    Prompt,
+    Score,
+)
+from pipeline_lib.raft.drafts import Draft, Written, quote_of
+from pipeline_lib.raft.rows import ReasoningStep, Split
+from pipeline_lib.raft.wording import content_words
+from pipeline_lib.retrieval.search import Hit
+from pipeline_lib.stage import ArtifactDraft, Workspace, run_stage
+
+ANIMALS = (
+    "badger beaver bison camel cheetah donkey ferret gazelle hamster hyena jackal koala lemur lynx "
+    "marmot mongoose otter panther raccoon walrus weasel wombat yak zebra"
+).split()
+FOODS = "acorns beetles clover dates eels figs grapes honey insects juniper kelp lichen".split()
+PLACES = "burrows caves dunes forests gorges hills islands jungles lagoons marshes nests oases"
+
+
+def animal_text(number: int) -> str:
+    """Two sentences, each a fact of its own, about one animal."""
+    animal, food = ANIMALS[number], FOODS[number % len(FOODS)]
+    place = PLACES.split()[(number * 5) % 12]
+    return (
+        f"If the {animal} gets hungry at dusk, it quietly collects {food} near the river.\n"
+        f"A {animal} is a shy creature that sleeps in {place} during the {number + 10} weeks of "
+        "winter."
+    )
+
+
+def make_chunk(chunk_id: str, text: str, document_id: str = "doc") -> Chunk:
+    """A chunk that begins its document."""
+    return Chunk(
+        chunk_id=chunk_id,
+        document_id=document_id,
+        ordinal=0,
+        start=0,
+        end=len(text),
+        text=text,
+        num_tokens=len(text.split()),
+    )
+
+
+def make_corpus(texts: Sequence[str], titles: Sequence[str] | None = None) -> Corpus:
+    """One document with one chunk per text."""
+    documents, chunks = [], []
+    for number, text in enumerate(texts):
+        documents.append(
+            Document(
+                document_id=f"doc-{number:02}",
+                source_uri=f"file:///animals/{number:02}.txt",
+                title=titles[number] if titles else f"Page {number:02}",
+                media_type="text/plain",
+                text=text,
+                content_sha256="0" * 64,
+            )
+        )
+        chunks.append(make_chunk(f"chunk-{number:02}", text, f"doc-{number:02}"))
+    return Corpus(tuple(documents), tuple(chunks))
+
+
+@pytest.fixture
+def animals() -> Corpus:
+    """24 documents, each about another animal."""
+    return make_corpus([animal_text(n) for n in range(len(ANIMALS))])
+
+
+class SharedWordsSearcher:
+    """Ranks chunks by shared content words; nothing is ever missing from it."""
+
+    def __init__(self, corpus: Corpus) -> None:
+        self._titles = {document.document_id: document.title for document in corpus.documents}
+        self._uris = {document.document_id: document.source_uri for document in corpus.documents}
+        self._chunks = [(chunk, set(content_words(chunk.text))) for chunk in corpus.chunks]
+        self.queries: list[str] = []
+
+    def search(
+        self, queries: Sequence[str], *, limit: int, config: RetrievalConfig
+    ) -> list[list[Hit]]:
+        self.queries += queries
+        return [self._hits(set(content_words(query)), limit) for query in queries]
+
+    def _hits(self, wanted: set[str], limit: int) -> list[Hit]:
+        scored = sorted(
+            ((len(wanted & known), chunk) for chunk, known in self._chunks),
+            key=lambda pair: (-pair[0], pair[1].chunk_id),
+        )
+        return [
+            make_hit(chunk, rank, float(score), self._titles[chunk.document_id])
+            for rank, (score, chunk) in enumerate(scored[:limit], start=1)
+        ]
+
+
+def make_hit(chunk: Chunk, rank: int, score: float = 1.0, title: str = "T") -> Hit:
+    """A retrieved chunk."""
+    return Hit(
+        chunk_id=chunk.chunk_id,
+        document_id=chunk.document_id,
+        title=title,
+        source_uri="file:///x",
+        text=chunk.text,
+        start=chunk.start,
+        end=chunk.end,
+        rank=rank,
+        score=score,
+    )
+
+
+@dataclass
+class ScriptedTeacher:
+    """Answers prompts by a function, and remembers what it was asked."""
+
+    script: Callable[[Prompt], str]
+    scorer: Callable[[Prompt, str], float] = lambda _prompt, target: float(len(target))
+    model_identity: str = "scripted:1"
+    batch_size: int = 8
+    finish: str = "stop"
+    fail_after: int | None = None
+    """Raises KeyboardInterrupt once this many completions were delivered."""
+    asked: list[Prompt] = field(default_factory=list)
+    scored: list[tuple[Prompt, str]] = field(default_factory=list)
+    params: list[GenerationParams] = field(default_factory=list)
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        params: GenerationParams,
+        *,
+        on_completed: OnCompleted | None = None,
+    ) -> list[Completion]:
+        results: list[Completion] = []
+        self.params.append(params)
+        for start in range(0, len(prompts), self.batch_size):
+            batch = prompts[start : start + self.batch_size]
+            if self.fail_after is not None and len(self.asked) + len(batch) > self.fail_after:
+                raise KeyboardInterrupt
+            self.asked += batch
+            done = [self._complete(prompt) for prompt in batch]
+            results += done
+            if on_completed is not None:
+                on_completed(range(start, start + len(batch)), done)
+        return results
+
+    def score(
+        self, prompts: Sequence[Prompt], targets: Sequence[str], *, with_end: bool = True
+    ) -> list[Score]:
+        pairs = list(zip(prompts, targets, strict=True))
+        self.scored += pairs
+        return [Score(self.scorer(p, t), max(1, len(t.split()))) for p, t in pairs]
+
+    def _complete(self, prompt: Prompt) -> Completion:
+        text = self.script(prompt)
+        return Completion(text, 10, len(text.split()), self.finish)  # type: ignore[arg-type]
+
+
+def prompt_field(prompt: Prompt, name: str) -> str:
+    """The last `name: …` line of a plain prompt."""
+    return re.findall(rf"^{name}: (.*)$", prompt.text or "", re.MULTILINE)[-1]
+
+
+def competent(prompt: Prompt) -> str:
+    """What a small teacher would write about the animals on a good day."""
+    text = prompt.text or ""
+    if text.endswith("Reasoning:"):
+        question, answer = prompt_field(prompt, "Question"), prompt_field(prompt, "Answer")
+        return f" The document says that {answer}, which is about {question[5:].rstrip('?')}."
+    fact = prompt_field(prompt, "Fact")
+    condition = re.match(r"If (the \w+) gets hungry at dusk", fact)
+    if condition:
+        if prompt.forced_prefix == " When":
+            return f" When does {condition[1]} collect {fact.split('collects ')[1].split()[0]}?"
+        return f" What happens if {condition[1]} gets hungry at dusk?"
+    animal = fact.split()[1]
+    if prompt.forced_prefix.startswith(" What is"):
+        return f" What is a {animal} creature?"
+    return " This is a statement."
+
+
+@pytest.fixture
+def teacher() -> ScriptedTeacher:
+    """A competent one."""
+    return ScriptedTeacher(competent)
+
+
+@pytest.fixture
+def small_config() -> SynthesizeConfig:
+    """Twelve rows of three passages."""
+    return SynthesizeConfig(num_questions=12, min_rows=3, seed=1)
+
+
+def make_draft(
+    corpus: Corpus,
+    number: int,
+    *,
+    split: Split = "train",
+    answer: str | None = None,
+    hits: Sequence[Hit] = (),
+    question: str | None = None,
+) -> Draft:
+    """A draft about the first sentence of a document."""
+    chunk = corpus.chunks[number]
+    end = chunk.text.index("\n")
+    quote = quote_of(chunk, 0, end)
+    step = ReasoningStep(text=f"The document tells about animal {number}.", quote=quote)
+    return Draft(
+        split=split,
+        question=question or f"What happens if animal {number} gets hungry?",
+        oracle=chunk,
+        written=Written((step,), answer or f"it quietly collects {FOODS[number % 12]}"),
+        hits=tuple(hits),
+        source="teacher",
+    )
+
+
+@dataclass(frozen=True)
+class Stand:
+    """Everything that `synthesize` needs, published."""
+
+    ws: Workspace
+    corpus: Corpus
+    corpus_ref: ArtifactRef
+    index_ref: ArtifactRef
+    searcher: SharedWordsSearcher
+
+
+def publish(ws: Workspace, corpus: Corpus) -> Stand:
+    """The corpus as an artifact, and an index artifact that names it."""
+
+    def build_corpus(draft: ArtifactDraft) -> None:
+        for rows, schema, file in (
+            (corpus.documents, DOCUMENT_SCHEMA, DOCUMENTS_FILE),
+            (corpus.chunks, CHUNK_SCHEMA, CHUNKS_FILE),
+        ):
+            table = pa.Table.from_pylist([asdict(row) for row in rows], schema)
+            pq.write_table(table, draft.directory / file)
+
+    mark = repr([document.text for document in corpus.documents])
+    ref = _publish(ws, "corpus", {"content": mark}, IngestConfig(), build_corpus)
+
+    def build_index(draft: ArtifactDraft) -> None:
+        (draft.directory / "index.json").write_text("{}")
+
+    index = _publish(ws, "index", {"corpus": ref}, IndexConfig(), build_index)
+    return Stand(ws, corpus, ref, index, SharedWordsSearcher(corpus))
+
+
+def _publish(ws: Workspace, kind: Any, inputs: Any, config: Any, build: Any) -> ArtifactRef:
+    return run_stage(
+        ws,
+        kind=kind,
+        name="demo",
+        stage=kind,
+        stage_version=1,
+        config=config,
+        inputs=inputs,
+        build=build,
+    ).ref
+
+
+@pytest.fixture
+def stand(workspace: Workspace, animals: Corpus) -> Stand:
+    """The animals, published."""
+    return publish(workspace, animals)
