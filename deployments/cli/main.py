@@ -6,6 +6,7 @@ commands that use them, so that `raftline --help` answers at once.
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
@@ -61,4 +62,6 @@ models.register(app)
 
 def main() -> None:
     """Entry point of the installed command."""
+    # The command has its own progress; libraries' bars would run through it.
+    os.environ.setdefault("TQDM_DISABLE", "1")
     app(prog_name="raftline")

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pipeline_lib.generation.base import GenerationParams, Prompt, Score
 from pipeline_lib.raft.questions import EXAMPLES
 from pipeline_lib.raft.quotes import fold
-from pipeline_lib.raft.wording import CLOSING_MARKS, STOP_WORDS, content_words, words
+from pipeline_lib.raft.wording import CLOSING_MARKS, NUMBER, STOP_WORDS, content_words, words
 
 REASONING_PARAMS = GenerationParams(max_new_tokens=44, stop=("\n",))
 MAX_ANSWER_CANDIDATES = 4
@@ -34,7 +34,10 @@ its length alone."""
 _REASONING_START = " The document says that"
 
 _MOST_REPEATS = 3
-_NEGATION = re.compile(r"\b(?:not?|never|none|cannot|without)\b|n['\u2019]t\b", re.IGNORECASE)
+_NEGATION = re.compile(r"\b(?:not?|never|cannot)\b|n['\u2019]t\b", re.IGNORECASE)
+_DASH = re.compile(r"^[-\u2013\u2014]\s+")
+_COUNT_QUESTION = re.compile(r"how (?:many|much)\b", re.IGNORECASE)
+_COUNT = re.compile(rf"\b(?:{NUMBER}|one|no)\b", re.IGNORECASE)
 _TOKEN = re.compile(r"\S+")
 _NAME = re.compile(r"[\"'\u201c\u2018*`]\S+|[A-Z0-9]\S*|\S*\d\S*")
 """What may be an answer as a single word: a literal, a name, a number."""
@@ -44,7 +47,7 @@ _CLAUSES = """
     who will with
 """
 _CLAUSE_WORDS = frozenset(_CLAUSES.split())
-_LEADERS = "and are be been but is nor or so that was were where which who"
+_LEADERS = "and are be been but is nor not or so that was were where which who"
 _BAD_FIRST = frozenset(_LEADERS.split())
 _BAD_LAST = STOP_WORDS | _CLAUSE_WORDS
 _TELLING = frozenset(
@@ -65,7 +68,7 @@ def answer_spans(fact: str, question: str) -> list[str]:
     asked = set(content_words(question))
     ranked: list[tuple[float, int, str]] = []
     for start, end in _clause_pairs(fact, asked):
-        span = fact[start:end].strip().rstrip(".,;:").strip()
+        span = _DASH.sub("", fact[start:end]).rstrip(".,;: ")
         gain = _gain(span, asked)
         if gain is not None:
             ranked.append((-gain, start, span))
@@ -124,6 +127,8 @@ def check_answer(answer: str, question: str, source: str) -> str | None:
         return "answer_repeats_question"
     if not set(said) <= set(content_words(source)):
         return "answer_not_grounded"
+    if _COUNT_QUESTION.match(question) and not _COUNT.search(answer):
+        return "answer_has_no_number"
     return None
 
 

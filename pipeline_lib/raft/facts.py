@@ -28,7 +28,7 @@ _NOT_AN_END = re.compile(
     r"(?:\b(?:e\.g|i\.e|cf|vs|etc|al|Mr|Mrs|Ms|Dr|St|No|Fig|Eq|Sec)|\b[A-Z])\.$"
 )
 _LEANING_STARTS = (
-    "this these those it its they their them he she his her there here both neither either same",
+    "this these those it its they their them he she his her here both neither either same",
     "such so thus hence therefore however otherwise also but and or then instead similarly",
     "likewise moreover furthermore finally accordingly consequently additionally first second",
     "further still yet even rather again note see equivalent return returns should called used",
@@ -43,7 +43,7 @@ _LEANS_ON_OTHERS = re.compile(
 )
 _POINTS_ELSEWHERE = re.compile(
     r"\b(?:this|these|the (?:latter|former)|as follows|following|above|below|see also|"
-    r"see section|shown (?:in|here))\b",
+    r"see section|shown (?:in|here)|there(?! (?:is|are|was|were|may|can|must|will)))\b",
     re.IGNORECASE,
 )
 _OPENING = re.compile(r"[\"'\u201c\u2018*`_]*[A-Z0-9]")

@@ -57,7 +57,7 @@ class LocalWriter:
     """
 
     prompt_version = "local-1"
-    facts_per_row = 2.0
+    facts_per_row = 3.0
 
     def __init__(
         self, teacher: RecordedTeacher, titles: Mapping[str, str], config: SynthesizeConfig

@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from pipeline_lib.generation.base import GenerationParams, Prompt
 from pipeline_lib.raft.facts import Fact
 from pipeline_lib.raft.quotes import fold
-from pipeline_lib.raft.wording import content_words, overlap
+from pipeline_lib.raft.wording import NUMBER, content_words, overlap
 
 QUESTION_PARAMS = GenerationParams(max_new_tokens=24, stop=("\n",))
 QUESTIONS_PER_FACT = 3
 
-MIN_QUESTION_CHARS = 20
+MIN_QUESTION_CHARS = 15
 MAX_QUESTION_CHARS = 200
 NEAR_DUPLICATE = 0.8
 """Jaccard similarity of content words from which two questions count as the same."""
@@ -80,8 +80,7 @@ _SUGGESTED = (
                         r"therefore|allows?|prevents?)\b", re.I)),
     (" When", re.compile(r"\b(?:when|whenever|if|unless|until|while|after|before|once|during)\b",
                          re.I)),
-    (" How many", re.compile(r"\b(?:\d+|one|two|three|four|five|six|seven|eight|nine|ten)\b",
-                             re.I)),
+    (" How many", re.compile(rf"(?<![\w.-]){NUMBER} [a-z]{{3,}}", re.I)),
     (" How", re.compile(r"\b(?:by \w+ing|by means of|using)\b", re.I)),
     (" Where", re.compile(r"\b(?:located|situated|stored|born|found) (?:in|at|on)\b", re.I)),
 )  # fmt: skip

@@ -28,6 +28,9 @@ _STOP_WORDS = """
 STOP_WORDS = frozenset(_STOP_WORDS.split())
 """Words that say nothing about what a text is about."""
 
+NUMBER = r"(?:\d+|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve)"
+"""Pattern of a number that counts something."""
+
 
 def words(text: str) -> list[str]:
     """Words and numbers, case folded."""

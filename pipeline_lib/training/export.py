@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,10 @@ def export_model(
         model = AutoModelForCausalLM.from_pretrained(
             base_model_path, dtype=torch.float32, use_safetensors=True
         )
-        model = PeftModel.from_pretrained(model, trained).merge_and_unload(safe_merge=True)
+        with warnings.catch_warnings():
+            # peft 0.21 reads a property that transformers 5.23 has renamed.
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+            model = PeftModel.from_pretrained(model, trained).merge_and_unload(safe_merge=True)
         _copy_adapter(trained, base_model, target / ADAPTER_FOLDER)
     else:
         model = AutoModelForCausalLM.from_pretrained(
