@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from pipeline_lib.raft.rendering import render_target
 
 from pipeline_lib.answering import Answer, answer
 from pipeline_lib.artifacts.manifest import ArtifactRef
 from pipeline_lib.config import BUNDLED_LANGUAGE_MODEL, AnswerConfig, FrozenConfig
 from pipeline_lib.errors import ArtifactNotFoundError, ConfigError
 from pipeline_lib.generation.base import Completion
+from pipeline_lib.raft.rendering import render_target
 from pipeline_lib.raft.rows import Passage, Provenance, Quote, RaftRow, ReasoningStep
 from pipeline_lib.retrieval.search import Hit
 from pipeline_lib.stage import Workspace, run_stage

@@ -57,7 +57,7 @@ def demo(
     fetch_models(load_settings(stack.home), _bundled_models(pipeline_config))
     summary, run_url = _run(stack, pipeline_config)
 
-    from pipeline_lib.artifacts.store import ArtifactStore
+    from pipeline_lib.artifacts.store import CHAMPION, ArtifactStore
     from pipeline_lib.evaluation.records import REPORT_FILE
 
     store = ArtifactStore(load_settings(stack.home))
@@ -69,7 +69,8 @@ def demo(
     out.print(f"            {report.as_uri()}", soft_wrap=True)
     out.print(f"            {store.file_uri(summary.evaluation.ref, REPORT_FILE)}", soft_wrap=True)
     out.print(f"[bold]Prefect UI[/bold]  {run_url}", soft_wrap=True)
-    _print_next_commands(out, pipeline_config)
+    has_champion = store.alias("model", pipeline_config.name, CHAMPION) is not None
+    _print_next_commands(out, pipeline_config, has_champion=has_champion)
 
 
 def _read_config(file: Path | None, name: str | None) -> PipelineConfig:
@@ -185,15 +186,16 @@ def _print_metrics(out: Console, store: ArtifactStore, summary: PipelineSummary)
     out.print(f"\n{escape(promotion_message(summary.promotion))}", soft_wrap=True)
 
 
-def _print_next_commands(out: Console, config: PipelineConfig) -> None:
+def _print_next_commands(out: Console, config: PipelineConfig, *, has_champion: bool) -> None:
     from pipeline_lib.config import PipelineConfig
 
     is_default = config.name == PipelineConfig().name
     name = "" if is_default else f" --name {config.name}"
+    model = "" if has_champion else " --model latest"
     command = own_command()
     again = "make demo" if is_default and Path("Makefile").is_file() else f"{command} demo{name}"
     out.print("\n[bold]Try next[/bold]")
-    out.print(f'  {command} ask{name} "{_SAMPLE_QUESTION}"', soft_wrap=True)
+    out.print(f'  {command} ask{name}{model} "{_SAMPLE_QUESTION}"', soft_wrap=True)
     out.print(f"  {again}   (again: everything is reused)", soft_wrap=True)
 
 

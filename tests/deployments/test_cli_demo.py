@@ -214,15 +214,17 @@ def test_two_commands_to_try_next_can_be_typed_as_they_stand(
     monkeypatch.setattr("sys.argv", [".venv/bin/raftline", "demo"])
     monkeypatch.setenv("PATH", str(tmp_path))
     console, out = _console()
-    demo._print_next_commands(console, PipelineConfig(name="docs"))
+    demo._print_next_commands(console, PipelineConfig(name="docs"), has_champion=True)
     assert out.getvalue().splitlines()[2:] == [
         '  .venv/bin/raftline ask --name docs "What does the with statement do?"',
         "  .venv/bin/raftline demo --name docs   (again: everything is reused)",
     ]
     (tmp_path / "Makefile").touch()
     console, out = _console()
-    demo._print_next_commands(console, PipelineConfig())
-    assert out.getvalue().splitlines()[3].split("   ")[0] == "  make demo"
+    demo._print_next_commands(console, PipelineConfig(), has_champion=False)
+    lines = out.getvalue().splitlines()
+    assert "ask --model latest" in lines[2], "there is no champion to ask yet"
+    assert lines[3].split("   ")[0] == "  make demo"
 
 
 def test_a_command_on_the_path_goes_by_its_name(

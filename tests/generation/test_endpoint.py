@@ -249,7 +249,7 @@ def test_an_endpoint_that_stays_down_is_a_transient_error(
     endpoint: Endpoint, make: Callable[..., EndpointGenerator], pauses: list[float]
 ) -> None:
     endpoint.always = Fault(503, body=b"overloaded")
-    with pytest.raises(GenerationUnavailableError, match="3 attempts.*HTTP 503.*overloaded") as e:
+    with pytest.raises(GenerationUnavailableError, match=r"3 attempts.*HTTP 503.*overloaded") as e:
         make().generate([chat("a")], PARAMS)
     assert e.value.is_transient
     assert len(pauses) == 2

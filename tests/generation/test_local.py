@@ -209,7 +209,7 @@ def test_the_rest_of_an_interrupted_run_falls_into_the_same_batches(
 
 
 def test_a_prompt_that_does_not_fit_is_refused_with_its_length(generator: LocalGenerator) -> None:
-    with pytest.raises(GenerationError, match="8201 tokens.*8192"):
+    with pytest.raises(GenerationError, match=r"8201 tokens.*8192"):
         generator.generate([Prompt.plain("x" * 8189)], GREEDY)
 
 
