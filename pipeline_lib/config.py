@@ -331,23 +331,24 @@ class FinetuneConfig(FrozenConfig):
         2, ge=1, title="Micro batch", description="Rows per rank and forward pass."
     )
     global_batch_size: int = Field(
-        8,
+        4,
         ge=1,
         title="Global batch",
         description="Rows per optimizer step; a multiple of processes x micro batch.",
     )
     num_epochs: float = Field(
-        3.0, gt=0, title="Epochs", description="Passes over the training rows."
+        5.0, gt=0, title="Epochs", description="Passes over the training rows."
     )
     max_steps: int = Field(
         -1, ge=-1, title="Most steps", description="Optimizer steps; -1: set by epochs."
     )
     learning_rate: float = Field(
-        5e-4,
+        1e-3,
         gt=0,
         lt=1,
         title="Learning rate",
-        description="Its peak, after the warm-up. About ten times lower for method 'full'.",
+        description="Its peak, after the warm-up. The default suits LoRA on the bundled model; "
+        "2e-4 is usual for LoRA on several billion parameters, 1e-5 for method 'full'.",
     )
     warmup_fraction: float = Field(
         0.05,

@@ -34,7 +34,6 @@ its length alone."""
 _REASONING_START = " The document says that"
 
 _MOST_REPEATS = 3
-_NEGATION = re.compile(r"\b(?:not?|never|cannot)\b|n['\u2019]t\b", re.IGNORECASE)
 _DASH = re.compile(r"^[-\u2013\u2014]\s+")
 _COUNT_QUESTION = re.compile(r"how (?:many|much)\b", re.IGNORECASE)
 _COUNT = re.compile(rf"\b(?:{NUMBER}|one|no)\b", re.IGNORECASE)
@@ -144,7 +143,7 @@ def check_reasoning(reasoning: str, question: str, answer: str, source: str) -> 
         return "reasoning_not_grounded"
     if max(Counter(said).values()) > _MOST_REPEATS:
         return "reasoning_in_circles"
-    if _NEGATION.search(reasoning) and not _NEGATION.search(f"{source} {question}"):
+    if has_negation(reasoning) and not has_negation(f"{source} {question}"):
         return "reasoning_negates"
     return None
 

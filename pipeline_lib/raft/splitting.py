@@ -59,9 +59,9 @@ def wanted_rows(
     num_rows: int, *, validation_fraction: float, test_fraction: float
 ) -> dict[Split, int]:
     """How many of `num_rows` (at least 3) each split is to get; at least one each."""
-    test = max(1, round(num_rows * test_fraction))
-    validation = max(1, round(num_rows * validation_fraction))
-    return {"train": max(1, num_rows - validation - test), "validation": validation, "test": test}
+    test = min(max(1, round(num_rows * test_fraction)), num_rows - 2)
+    validation = min(max(1, round(num_rows * validation_fraction)), num_rows - test - 1)
+    return {"train": num_rows - validation - test, "validation": validation, "test": test}
 
 
 def _place(document_id: str, seed: int) -> float:

@@ -31,6 +31,13 @@ STOP_WORDS = frozenset(_STOP_WORDS.split())
 NUMBER = r"(?:\d+|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve)"
 """Pattern of a number that counts something."""
 
+_NEGATION = re.compile(r"\b(?:not?|never|cannot)\b|n['\u2019]t\b", re.IGNORECASE)
+
+
+def has_negation(text: str) -> bool:
+    """Whether a text says that something is not so."""
+    return _NEGATION.search(text) is not None
+
 
 def words(text: str) -> list[str]:
     """Words and numbers, case folded."""

@@ -243,7 +243,7 @@ def test_a_flow_refuses_parameters_that_contradict_each_other(
 ) -> None:
     state = api.wait_for_end(runs["inconsistent"])
     assert state["type"] == "FAILED"
-    assert "global_batch_size (8) must be a multiple of num_processes x micro" in state["message"]
+    assert "global_batch_size (4) must be a multiple of num_processes x micro" in state["message"]
 
 
 def test_the_daily_evaluation_is_skipped_while_there_is_no_model(

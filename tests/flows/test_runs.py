@@ -212,7 +212,7 @@ def test_a_listener_follows_the_stages_of_a_flow(fake_stages: Any, workspace: Wo
 def test_a_wrong_parameter_is_refused_by_name_before_any_work(fake_stages: Any) -> None:
     with pytest.raises(ParameterTypeError, match=r"config\.finetune\.lerning_rate: Extra inputs"):
         pipeline(config={"finetune": {"lerning_rate": 1}})
-    with pytest.raises(ParameterTypeError, match=r"global_batch_size \(8\) must be a multiple"):
+    with pytest.raises(ParameterTypeError, match=r"global_batch_size \(4\) must be a multiple"):
         pipeline(config={"finetune": {"micro_batch_size": 3}})
     with pytest.raises(ParameterTypeError, match="name: String should match pattern"):
         index(name="Not A Name")

@@ -137,7 +137,7 @@ class ScriptedTeacher:
     """Answers prompts by a function, and remembers what it was asked."""
 
     script: Callable[[Prompt], str]
-    scorer: Callable[[Prompt, str], float] = lambda _prompt, target: float(len(target))
+    scorer: Callable[[Prompt, str], float] = lambda _prompt, target: len(target) / 100
     model_identity: str = "scripted:1"
     batch_size: int = 8
     finish: str = "stop"
@@ -214,28 +214,43 @@ def small_config() -> SynthesizeConfig:
     return SynthesizeConfig(num_questions=12, min_rows=3, seed=1)
 
 
-def make_draft(
-    corpus: Corpus,
-    number: int,
-    *,
-    split: Split = "train",
-    answer: str | None = None,
-    hits: Sequence[Hit] = (),
-    question: str | None = None,
-) -> Draft:
-    """A draft about the first sentence of a document."""
-    chunk = corpus.chunks[number]
-    end = chunk.text.index("\n")
-    quote = quote_of(chunk, 0, end)
-    step = ReasoningStep(text=f"The document tells about animal {number}.", quote=quote)
-    return Draft(
-        split=split,
-        question=question or f"What happens if animal {number} gets hungry?",
-        oracle=chunk,
-        written=Written((step,), answer or f"it quietly collects {FOODS[number % 12]}"),
-        hits=tuple(hits),
-        source="teacher",
-    )
+@pytest.fixture
+def scripted() -> type[ScriptedTeacher]:
+    """For other teachers than the competent one."""
+    return ScriptedTeacher
+
+
+@pytest.fixture
+def make_draft(animals: Corpus) -> Callable[..., Draft]:
+    """A draft about the first sentence of the animals' document `number`."""
+
+    def make(
+        number: int,
+        *,
+        split: Split = "train",
+        answer: str | None = None,
+        hits: Sequence[Hit] = (),
+        question: str | None = None,
+    ) -> Draft:
+        chunk = animals.chunks[number]
+        quote = quote_of(chunk, 0, chunk.text.index("\n"))
+        step = ReasoningStep(text=f"The document tells about animal {number}.", quote=quote)
+        return Draft(
+            split=split,
+            question=question or f"What happens if animal {number} gets hungry?",
+            oracle=chunk,
+            written=Written((step,), answer or f"it quietly collects {FOODS[number % 12]}"),
+            hits=tuple(hits),
+            source="teacher",
+        )
+
+    return make
+
+
+@pytest.fixture
+def searcher(animals: Corpus) -> SharedWordsSearcher:
+    """Finds the animals."""
+    return SharedWordsSearcher(animals)
 
 
 @dataclass(frozen=True)
@@ -287,3 +302,15 @@ def _publish(ws: Workspace, kind: Any, inputs: Any, config: Any, build: Any) -> 
 def stand(workspace: Workspace, animals: Corpus) -> Stand:
     """The animals, published."""
     return publish(workspace, animals)
+
+
+@pytest.fixture
+def publish_corpus(workspace: Workspace) -> Callable[[Corpus], Stand]:
+    """Publishes other corpora than the animals."""
+    return lambda corpus: publish(workspace, corpus)
+
+
+@pytest.fixture
+def corpus_of() -> Callable[..., Corpus]:
+    """One document with one chunk per text."""
+    return make_corpus
