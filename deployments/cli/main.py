@@ -7,6 +7,7 @@ commands that use them, so that `raftline --help` answers at once.
 from __future__ import annotations
 
 import os
+import warnings
 from typing import Annotated
 
 import typer
@@ -64,4 +65,6 @@ def main() -> None:
     """Entry point of the installed command."""
     # The command has its own progress; libraries' bars would run through it.
     os.environ.setdefault("TQDM_DISABLE", "1")
+    # What a library will do differently one day is for its developers.
+    warnings.simplefilter("ignore", FutureWarning)
     app(prog_name="raftline")

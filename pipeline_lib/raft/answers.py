@@ -17,7 +17,14 @@ from collections.abc import Sequence
 from pipeline_lib.generation.base import GenerationParams, Prompt, Score
 from pipeline_lib.raft.questions import EXAMPLES
 from pipeline_lib.raft.quotes import fold
-from pipeline_lib.raft.wording import CLOSING_MARKS, NUMBER, STOP_WORDS, content_words, words
+from pipeline_lib.raft.wording import (
+    CLOSING_MARKS,
+    NUMBER,
+    STOP_WORDS,
+    content_words,
+    has_negation,
+    words,
+)
 
 REASONING_PARAMS = GenerationParams(max_new_tokens=44, stop=("\n",))
 MAX_ANSWER_CANDIDATES = 4

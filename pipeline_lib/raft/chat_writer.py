@@ -48,7 +48,9 @@ _ANSWER = (
     "<answer>At noon</answer>"
 )
 _KNOWN = "The correct answer is known: {answer}\nReason towards exactly this answer."
-_LIST_MARK = re.compile(r"^\s*(?:[-*•]|\(?\d+[.):]|Q\d*[.):]|Question(?: \d+)?:)\s*", re.IGNORECASE)
+_LIST_MARK = re.compile(
+    r"^\s*(?:(?:[-*•]|\(?\d+[.):]|Q\d*[.):]|Question(?: \d+)?:)\s*)+", re.IGNORECASE
+)
 
 
 class ChatWriter:

@@ -47,6 +47,8 @@ _POINTS_ELSEWHERE = re.compile(
     re.IGNORECASE,
 )
 _OPENING = re.compile(r"[\"'\u201c\u2018*`_]*[A-Z0-9]")
+_LABEL = re.compile(r"(?:\S+ ){0,3}\S*:[\"'*]*(?= )")
+"""What a sentence is about, in front of it: "Special attributes: …"."""
 _PAIRS = (("(", ")"), ("[", "]"), ("“", "”"))
 
 
@@ -105,6 +107,7 @@ def stands_alone(sentence: str) -> bool:
         and prose >= _MIN_LETTER_SHARE * len(sentence)
         and sentence.rstrip(CLOSING_MARKS + ")]*").endswith(".")
         and _OPENING.match(sentence) is not None
+        and _LABEL.match(sentence) is None
         and _LEANS_ON_OTHERS.match(sentence.lstrip(OPENING_MARKS + "*`_")) is None
         and _POINTS_ELSEWHERE.search(sentence) is None
         and "|" not in sentence

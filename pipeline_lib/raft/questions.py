@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pipeline_lib.generation.base import GenerationParams, Prompt
 from pipeline_lib.raft.facts import Fact
 from pipeline_lib.raft.quotes import fold
-from pipeline_lib.raft.wording import NUMBER, content_words, overlap
+from pipeline_lib.raft.wording import NUMBER, content_words, has_negation, overlap
 
 QUESTION_PARAMS = GenerationParams(max_new_tokens=24, stop=("\n",))
 QUESTIONS_PER_FACT = 3
@@ -175,6 +175,8 @@ def check_question(question: str, fact: Fact, title: str) -> str | None:
         return "not_about_the_fact"
     if not set(asked) <= told | set(content_words(title)) | _QUESTION_WORDS:
         return "words_from_elsewhere"
+    if has_negation(question) and not has_negation(fact.text):
+        return "negates"
     if len(set(asked)) < len(asked):
         return "repeats_itself"
     if len(told - set(asked)) < _MIN_LEFT_WORDS:

@@ -33,7 +33,11 @@ METRICS: dict[str, Any] = {
     "context_size": 3,
     "confidence": 0.95,
     "arms": {"base": {"token_f1": _estimate(0.25)}, "candidate": {"token_f1": _estimate(0.5)}},
-    "retrieval": {"recall@5": _estimate(0.9)},
+    "retrieval": {
+        "recall@5": _estimate(0.9),
+        "mrr@1": _estimate(0.3),
+        "mrr@5": _estimate(0.7),
+    },
     "comparisons": [
         {
             "metric": "token_f1",
@@ -195,6 +199,12 @@ def test_a_run_that_reused_everything_says_so(evaluation: StageResult) -> None:
     assert "Nothing has changed: every artifact was reused (12 s)." in out.getvalue()
 
 
+def test_the_commonest_reasons_for_drops_are_named() -> None:
+    dropped = {"a": 1, "num_b": 20, "c_d": 300, "e": 4}
+    assert demo._drops(dropped) == "325: c d 300, b 20, e 4, …"
+    assert demo._drops({}) == "-"
+
+
 def test_base_and_fine_tuned_are_compared_with_intervals(
     ws: Workspace, evaluation: StageResult
 ) -> None:
@@ -202,7 +212,7 @@ def test_base_and_fine_tuned_are_compared_with_intervals(
     demo._print_metrics(console, ws.artifacts, _summary(evaluation, reused=False))
     text = " ".join(out.getvalue().split())
     assert "0.250 [0.200, 0.300] 0.500 [0.450, 0.550] +0.250 [+0.125, +0.375]" in text
-    assert "Retrieval, the same for both: recall@5 0.90 [0.85, 0.95]" in text
+    assert "Metric @5 @1 recall 0.900 mrr 0.700 0.300" in text
     assert "on 20 held-out questions, with 95% intervals" in text
     assert f"model/demo/{'ab' * 16}" in text
 
@@ -214,14 +224,16 @@ def test_two_commands_to_try_next_can_be_typed_as_they_stand(
     monkeypatch.setattr("sys.argv", [".venv/bin/raftline", "demo"])
     monkeypatch.setenv("PATH", str(tmp_path))
     console, out = _console()
-    demo._print_next_commands(console, PipelineConfig(name="docs"), has_champion=True)
+    demo._print_next_commands(
+        console, PipelineConfig(name="docs"), Path("my.yaml"), has_champion=True
+    )
     assert out.getvalue().splitlines()[2:] == [
         '  .venv/bin/raftline ask --name docs "What does the with statement do?"',
-        "  .venv/bin/raftline demo --name docs   (again: everything is reused)",
+        "  .venv/bin/raftline demo --config my.yaml --name docs   (again: everything is reused)",
     ]
     (tmp_path / "Makefile").touch()
     console, out = _console()
-    demo._print_next_commands(console, PipelineConfig(), has_champion=False)
+    demo._print_next_commands(console, PipelineConfig(), None, has_champion=False)
     lines = out.getvalue().splitlines()
     assert "ask --model latest" in lines[2], "there is no champion to ask yet"
     assert lines[3].split("   ")[0] == "  make demo"

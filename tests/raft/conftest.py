@@ -195,7 +195,9 @@ def competent(prompt: Prompt) -> str:
     if condition:
         if prompt.forced_prefix == " When":
             return f" When does {condition[1]} collect {fact.split('collects ')[1].split()[0]}?"
-        return f" What happens if {condition[1]} gets hungry at dusk?"
+        if prompt.forced_prefix.startswith(" What happens"):
+            return f" What happens if {condition[1]} gets hungry at dusk?"
+        return " This is a statement."
     animal = fact.split()[1]
     if prompt.forced_prefix.startswith(" What is"):
         return f" What is a {animal} creature?"

@@ -73,6 +73,7 @@ def test_facts_shorter_than_the_shortest_quote_are_left_out() -> None:
         "The bridge in this example hangs its deck from strong steel cables.",
         "The bridge hangs its deck from strong steel cables",
         "hangs its deck from strong steel cables over the deep water.",
+        "Special bridges: the deck hangs from strong steel cables.",
         "The bridge was built.",
         "x = {1: 2, 3: 4}; y = [5, 6]; z = f(x, y) ** 2 + 17 - 4 / 2.",
         'The "bridge hangs its deck from strong steel cables over water.',

@@ -66,6 +66,7 @@ def test_the_prompt_ends_where_the_question_is_to_begin() -> None:
         (EXAMPLES[1].question.upper(), "copied_example"),
         ("When is the last day of the month?", "not_about_the_fact"),
         ("What is the price of a suspension bridge?", "words_from_elsewhere"),
+        ("Why is a suspension bridge not strong?", "negates"),
         ("Why is a suspension bridge a suspension bridge?", "repeats_itself"),
         (
             "Why does a suspension bridge hang its deck from strong steel cables?",

@@ -1,0 +1,449 @@
+"""The whole stage on real S3, with a scripted teacher and a searcher by shared words."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline_lib.config import SynthesizeConfig
+from pipeline_lib.errors import ConfigError, InputError, YieldError
+from pipeline_lib.raft.quotes import verify_quote
+from pipeline_lib.raft.rendering import parse_answer, render_target
+from pipeline_lib.raft.rows import SPLITS, RaftRow, read_rows, split_file
+from pipeline_lib.raft.stage import synthesize
+from pipeline_lib.stage import StageResult, Workspace
+
+
+def run(stand, teacher, config: SynthesizeConfig, name: str = "demo") -> StageResult:
+    return synthesize(
+        stand.ws,
+        name,
+        config,
+        stand.corpus_ref,
+        stand.index_ref,
+        teacher,
+        searcher=stand.searcher,
+    )
+
+
+def rows_of(ws: Workspace, result: StageResult) -> dict[str, list[RaftRow]]:
+    folder = ws.artifacts.directory(result.ref)
+    return {split: list(read_rows(folder / split_file(split))) for split in SPLITS}
+
+
+def all_rows(ws: Workspace, result: StageResult) -> list[RaftRow]:
+    return [row for rows in rows_of(ws, result).values() for row in rows]
+
+
+def funnel_of(ws: Workspace, result: StageResult) -> dict[str, Any]:
+    funnel: dict[str, Any] = json.loads(
+        (ws.artifacts.directory(result.ref) / "funnel.json").read_text()
+    )
+    return funnel
+
+
+def file_hashes(ws: Workspace, result: StageResult) -> dict[str, str]:
+    return {entry.path: entry.sha256 for entry in ws.artifacts.manifest(result.ref).files}
+
+
+def test_a_dataset_has_the_rows_wanted_in_every_split(stand, teacher, small_config) -> None:
+    result = run(stand, teacher, small_config)
+    rows = rows_of(stand.ws, result)
+    assert {split: len(of_split) for split, of_split in rows.items()} == {
+        "train": 7,
+        "validation": 1,
+        "test": 4,
+    }
+    assert result.counts["num_rows"] == 12
+    assert result.counts["num_train"] == 7
+    assert not result.reused
+    assert [row.row_id for row in rows["test"]] == sorted(row.row_id for row in rows["test"])
+
+
+def test_every_row_holds_what_it_promises(stand, teacher, small_config) -> None:
+    chunks = {chunk.chunk_id: chunk for chunk in stand.corpus.chunks}
+    for row in all_rows(stand.ws, run(stand, teacher, small_config)):
+        oracle = chunks[row.oracle_chunk_id]
+        assert row.oracle_document_id == oracle.document_id
+        assert len(row.context) == small_config.num_distractors + 1
+        parsed = parse_answer(render_target(row), row.context)
+        for quote in parsed.quotes:
+            check = verify_quote(quote.text, quote.passage_number, row.context)
+            assert (check.status, check.chunk_id) == ("verbatim", row.oracle_chunk_id)
+        assert bool(parsed.quotes) == row.oracle_present == (row.target == "answer")
+        if row.oracle_present:
+            for passage in row.context:
+                if passage.role == "distractor":
+                    assert row.final_answer not in passage.text
+
+
+def test_splits_share_no_document_as_oracle(stand, teacher, small_config) -> None:
+    rows = rows_of(stand.ws, run(stand, teacher, small_config))
+    documents = [{row.oracle_document_id for row in rows[split]} for split in SPLITS]
+    assert not documents[0] & documents[1]
+    assert not documents[0] & documents[2]
+    assert not documents[1] & documents[2]
+
+
+def test_the_teacher_is_only_asked_about_a_splits_own_documents(
+    stand, teacher, small_config
+) -> None:
+    """Split before generation: what is asked about a test document becomes a test row or nothing."""
+    result = run(stand, teacher, small_config)
+    split_of = {row.oracle_document_id: row.split for row in all_rows(stand.ws, result)}
+    folder = stand.ws.artifacts.directory(result.ref)
+    rejects = pq.read_table(folder / "rejects.parquet").to_pylist()
+    assert rejects
+    assert {r["chunk_id"] for r in rejects} <= {c.chunk_id for c in stand.corpus.chunks}
+    assert len(split_of) == len({row.oracle_document_id for row in all_rows(stand.ws, result)})
+
+
+def test_the_funnel_adds_up_and_is_in_the_manifest(stand, teacher, small_config) -> None:
+    result = run(stand, teacher, small_config)
+    funnel = funnel_of(stand.ws, result)
+    steps = funnel["steps"]
+    entering = funnel["num_candidates"]
+    for step in steps:
+        assert step["kept"] + sum(step["dropped"].values()) == entering, step["name"]
+        entering = step["kept"]
+    assert entering == funnel["num_rows"] == 12
+    assert [step["name"] for step in steps] == [
+        "question",
+        "new",
+        "round_trip",
+        "answer",
+        "reasoning",
+        "context",
+        "wanted",
+    ]
+    assert result.dropped["question.not_a_question"] == steps[0]["dropped"]["not_a_question"]
+    folder = stand.ws.artifacts.directory(result.ref)
+    assert pq.read_table(folder / "rejects.parquet").num_rows == sum(result.dropped.values())
+
+
+def test_the_ledger_counts_tokens_and_calls(stand, teacher, small_config) -> None:
+    ledger = stand.ws.artifacts.manifest(run(stand, teacher, small_config).ref).ledger
+    assert ledger["num_completions"] == len(teacher.asked)
+    assert ledger["prompt_tokens"] == 10 * len(teacher.asked)
+    assert ledger["num_scored_targets"] == len(teacher.scored)
+    assert ledger["num_reused"] == 0
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_gives_other_rows(
+    stand, teacher, scripted, small_config, tmp_path, monkeypatch
+) -> None:
+    first = run(stand, teacher, small_config)
+    again = run(stand, scripted(teacher.script), small_config, name="twin")
+    assert not again.reused
+    assert file_hashes(stand.ws, again) == file_hashes(stand.ws, first)
+    other = run(stand, teacher, small_config.model_copy(update={"seed": 2}))
+    assert file_hashes(stand.ws, other) != file_hashes(stand.ws, first)
+
+
+def test_a_second_run_reuses_the_artifact_without_asking(stand, teacher, small_config) -> None:
+    first = run(stand, teacher, small_config)
+    num_asked = len(teacher.asked)
+    again = run(stand, teacher, small_config)
+    assert again.reused
+    assert again.ref == first.ref
+    assert again.counts == first.counts
+    assert len(teacher.asked) == num_asked
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 5},
+        {"num_distractors": 3},
+        {"oracle_probability": 0.5},
+        {"min_quote_chars": 25},
+        {"teacher": {"temperature": 0.5}},
+    ],
+)
+def test_what_changes_the_rows_changes_the_fingerprint(
+    stand, teacher, small_config, change: dict[str, Any]
+) -> None:
+    first = run(stand, teacher, small_config)
+    config = SynthesizeConfig(**{**small_config.model_dump(), **change})
+    assert run(stand, teacher, config).ref != first.ref
+
+
+def test_speed_settings_and_places_do_not_change_the_fingerprint(
+    stand, teacher, small_config
+) -> None:
+    first = run(stand, teacher, small_config)
+    config = SynthesizeConfig(**{**small_config.model_dump(), "teacher": {"batch_size": 3}})
+    assert run(stand, teacher, config).reused
+    assert run(stand, teacher, config).ref == first.ref
+
+
+def test_another_teacher_makes_another_dataset(stand, teacher, scripted, small_config) -> None:
+    first = run(stand, teacher, small_config)
+    other = scripted(teacher.script, model_identity="scripted:2")
+    assert run(stand, other, small_config).ref != first.ref
+
+
+@pytest.mark.parametrize("fail_after", [5, 30, 60])
+def test_a_killed_run_pays_nothing_twice_and_ends_with_the_same_bytes(
+    stand, teacher, scripted, small_config, fail_after: int
+) -> None:
+    """Peer bugs: lost work on interruption; empty chunks re-paid on every resume (gorilla)."""
+    whole = scripted(teacher.script)
+    reference = file_hashes(stand.ws, run(stand, whole, small_config, name="whole"))
+    killed = scripted(teacher.script, fail_after=fail_after)
+    with pytest.raises(KeyboardInterrupt):
+        run(stand, killed, small_config)
+    resumed = scripted(teacher.script)
+    result = run(stand, resumed, small_config)
+    assert not set(killed.asked) & set(resumed.asked)
+    assert len(killed.asked) + len(resumed.asked) == len(whole.asked)
+    assert file_hashes(stand.ws, result) == reference
+    assert stand.ws.artifacts.partial(result.ref).keys() == []
+
+
+def test_a_killed_run_publishes_nothing(stand, teacher, scripted, small_config) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(stand, scripted(teacher.script, fail_after=9), small_config)
+    assert stand.ws.artifacts.refs("dataset") == []
+
+
+def test_a_teacher_that_yields_nothing_ends_with_its_funnel_and_advice(
+    stand, scripted, small_config
+) -> None:
+    with pytest.raises(YieldError, match="0 rows were kept, 3 are needed") as e:
+        run(stand, scripted(lambda _: " This is a statement."), small_config)
+    message = str(e.value)
+    assert "no row for train and validation and test" in message
+    assert "not_a_question" in message
+    assert "max_candidates_per_question" in message
+    assert "qa_path" in message
+
+
+def test_candidates_are_bounded_by_the_configuration(stand, scripted, small_config) -> None:
+    teacher = scripted(lambda _: " This is a statement.")
+    config = small_config.model_copy(update={"max_candidates_per_question": 2})
+    with pytest.raises(YieldError):
+        run(stand, teacher, config)
+    assert 12 < len(teacher.asked) <= 24
+
+
+def test_a_question_that_retrieval_does_not_answer_with_its_passage_is_dropped(
+    stand, teacher, small_config
+) -> None:
+    class Astray:
+        """Always finds the same passages."""
+
+        def search(self, queries, *, limit, config):
+            [hits] = stand.searcher.search(["badger"], limit=limit, config=config)
+            return [hits for _ in queries]
+
+    config = small_config.model_copy(update={"round_trip_top_k": 1})
+    with pytest.raises(YieldError, match="not_in_top_1"):
+        synthesize(
+            stand.ws,
+            "demo",
+            config,
+            stand.corpus_ref,
+            stand.index_ref,
+            teacher,
+            searcher=Astray(),
+        )
+
+
+def test_near_duplicate_questions_are_kept_once(stand, teacher, scripted, small_config) -> None:
+    def same(prompt) -> str:
+        text = teacher.script(prompt)
+        return " What happens at dusk near the river?" if "What happens" in text else text
+
+    result = run(stand, scripted(same), small_config)
+    questions = [row.question for row in all_rows(stand.ws, result)]
+    assert questions.count("What happens at dusk near the river?") <= 1
+
+
+def test_an_index_of_another_corpus_is_refused(
+    stand, teacher, small_config, publish_corpus, corpus_of
+) -> None:
+    other = publish_corpus(corpus_of(["One text about cats.", "Two", "Three"]))
+    with pytest.raises(ConfigError, match="is the index of"):
+        synthesize(
+            stand.ws,
+            "demo",
+            small_config,
+            stand.corpus_ref,
+            other.index_ref,
+            teacher,
+            searcher=stand.searcher,
+        )
+
+
+def test_too_small_a_corpus_is_refused_before_the_teacher_is_asked(
+    publish_corpus, corpus_of, teacher, small_config
+) -> None:
+    small = publish_corpus(corpus_of(["One text about cats.", "Two of dogs.", "Three of owls."]))
+    with pytest.raises(InputError, match="3 different passages, but a row needs 4"):
+        run(small, teacher, small_config)
+    assert teacher.asked == []
+
+
+def write_pairs(folder: Path, *pairs: dict[str, str]) -> str:
+    path = folder / "qa.jsonl"
+    path.write_text("\n".join(json.dumps(pair) for pair in pairs))
+    return str(path)
+
+
+def animal_pairs(corpus, count: int = 12) -> list[dict[str, str]]:
+    pairs = []
+    for number in range(count):
+        text = corpus.chunks[number].text
+        animal = text.split()[2]
+        pairs.append(
+            {
+                "question": f"What does the {animal} do when it is hungry?",
+                "answer": "it quietly collects " + text.split("collects ")[1].split()[0],
+                "document_id": (
+                    corpus.documents[number].document_id
+                    if number % 2
+                    else corpus.documents[number].source_uri
+                ),
+            }
+        )
+    return pairs
+
+
+def test_the_users_pairs_become_rows_word_for_word(stand, teacher, small_config, tmp_path) -> None:
+    pairs = animal_pairs(stand.corpus)
+    config = small_config.model_copy(update={"qa_path": write_pairs(tmp_path, *pairs)})
+    result = run(stand, teacher, config)
+    rows = all_rows(stand.ws, result)
+    assert {row.question for row in rows} == {pair["question"] for pair in pairs}
+    answers = {pair["question"]: pair["answer"] for pair in pairs}
+    for row in rows:
+        assert row.provenance.question_source == row.provenance.answer_source == "user"
+        if row.oracle_present:
+            assert row.final_answer == answers[row.question]
+            assert row.final_answer in row.quotes[0].text
+            assert row.reasoning[0].text.startswith("The document says that")
+    assert teacher.scored == []
+    assert len(teacher.asked) == 12
+
+
+def test_without_document_id_the_passage_is_found_by_retrieval(
+    stand, teacher, small_config, tmp_path
+) -> None:
+    pairs = [
+        {key: value for key, value in pair.items() if key != "document_id"}
+        for pair in animal_pairs(stand.corpus)
+    ]
+    config = small_config.model_copy(update={"qa_path": write_pairs(tmp_path, *pairs)})
+    rows = all_rows(stand.ws, run(stand, teacher, config))
+    assert len(rows) == 12
+    for row in rows:
+        number = int(row.oracle_chunk_id[-2:])
+        assert row.question == pairs[number]["question"]
+
+
+def test_pairs_that_cannot_be_used_are_counted_with_their_lines(
+    stand, teacher, small_config, tmp_path
+) -> None:
+    pairs = animal_pairs(stand.corpus)
+    pairs[0]["document_id"] = "no-such-document"
+    pairs[1]["answer"] = "it sings loudly"
+    pairs[2]["answer"] = ""
+    config = small_config.model_copy(update={"qa_path": write_pairs(tmp_path, *pairs)})
+    result = run(stand, teacher, config)
+    assert result.dropped == {
+        "pair.no_answer": 1,
+        "pair.unknown_document": 1,
+        "support.answer_not_supported": 1,
+    }
+    folder = stand.ws.artifacts.directory(result.ref)
+    rejects = pq.read_table(folder / "rejects.parquet").to_pylist()
+    assert {(r["reason"], r["text"].split(":")[0]) for r in rejects} == {
+        ("no_answer", "line 3"),
+        ("unknown_document", "line 1"),
+        ("answer_not_supported", "line 2"),
+    }
+    assert funnel_of(stand.ws, result)["num_candidates"] == 12
+
+
+def test_a_weak_teacher_loses_no_pair_of_the_users(stand, scripted, small_config, tmp_path) -> None:
+    path = write_pairs(tmp_path, *animal_pairs(stand.corpus))
+    config = small_config.model_copy(update={"qa_path": path})
+    result = run(stand, scripted(lambda _: " The document says that unicorns fly."), config)
+    rows = all_rows(stand.ws, result)
+    assert len(rows) == 12
+    assert {step.text for row in rows for step in row.reasoning} == {""}
+    assert stand.ws.artifacts.manifest(result.ref).details["num_without_reasoning"] == 12
+
+
+def test_more_pairs_than_wanted_are_drawn_by_seed_and_counted(
+    stand, teacher, small_config, tmp_path
+) -> None:
+    path = write_pairs(tmp_path, *animal_pairs(stand.corpus, 24))
+    config = small_config.model_copy(update={"qa_path": path})
+    result = run(stand, teacher, config)
+    assert result.counts["num_rows"] == 12
+    assert result.dropped == {"wanted.more_than_num_questions": 12}
+
+
+def test_the_users_file_counts_by_its_content(stand, teacher, small_config, tmp_path) -> None:
+    pairs = animal_pairs(stand.corpus)
+    (tmp_path / "moved").mkdir()
+    first = run(
+        stand, teacher, small_config.model_copy(update={"qa_path": write_pairs(tmp_path, *pairs)})
+    )
+    moved = small_config.model_copy(update={"qa_path": write_pairs(tmp_path / "moved", *pairs)})
+    assert run(stand, teacher, moved).reused
+    changed = small_config.model_copy(
+        update={"qa_path": write_pairs(tmp_path, *pairs[:11], {**pairs[11], "question": "Why?"})}
+    )
+    assert run(stand, teacher, changed).ref != first.ref
+
+
+def test_a_chat_teacher_writes_the_whole_target(stand, scripted, small_config) -> None:
+    def script(prompt) -> str:
+        system, user = (message["content"] for message in prompt.chat_messages())
+        animal = user.split("If the ")[1].split()[0]
+        sentence = user.split("\n")[1]
+        if system.startswith("Write 2 different questions"):
+            return f"1. What happens if the {animal} gets hungry at dusk?\n2. Nonsense"
+        food = sentence.split("collects ")[1].split()[0]
+        return (
+            f'The {animal} looks for food. <quote doc="1">{sentence}</quote>\n'
+            f"<answer>It collects {food}</answer>"
+        )
+
+    config = SynthesizeConfig(
+        **{**small_config.model_dump(), "teacher": {"kind": "endpoint", "model": "big"}}
+    )
+    result = run(stand, scripted(script), config)
+    rows = all_rows(stand.ws, result)
+    assert len(rows) == 12
+    assert {row.provenance.prompt_version for row in rows} == {"chat-1/format-1"}
+    assert all(len(row.quotes) == row.oracle_present for row in rows)
+
+
+def test_an_endpoint_that_is_not_set_is_refused(stand, small_config) -> None:
+    config = SynthesizeConfig(
+        **{**small_config.model_dump(), "teacher": {"kind": "endpoint", "model": "big"}}
+    )
+    with pytest.raises(ConfigError, match="none is set"):
+        run(stand, None, config)
+
+
+def test_importing_the_stage_loads_no_model_library() -> None:
+    script = (
+        "import sys, pipeline_lib.raft.stage\n"
+        "print([m for m in ('torch', 'transformers', 'prefect', 'qdrant_client', 'peft') "
+        "if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
