@@ -328,7 +328,7 @@ class FinetuneConfig(FrozenConfig):
         description="One per GPU; on CPU, ranks over gloo.",
     )
     micro_batch_size: int = Field(
-        2, ge=1, title="Micro batch", description="Rows per rank and forward pass."
+        1, ge=1, title="Micro batch", description="Rows per rank and forward pass."
     )
     global_batch_size: int = Field(
         4,

@@ -111,12 +111,7 @@ class RichProgress:
                 bar.stop()
             if phase is not None and not self._is_transient:
                 seconds = self._clock() - phase.started
-                is_whole = phase.total is None or phase.completed >= phase.total
-                counts = f"{phase.completed:,} {phase.unit}" if is_whole else phase.counts
-                symbol = "[green]✓[/green]" if is_whole else "[yellow]·[/yellow]"
-                self._console.print(
-                    f"{symbol} {escape(phase.description)}: {escape(counts)} in {duration(seconds)}"
-                )
+                self._console.print(f"{_outcome(phase)} in {duration(seconds)}")
 
     def _show(self, phase: _Phase) -> None:
         now = self._clock()
@@ -137,6 +132,15 @@ class RichProgress:
     def _line(self, text: str) -> None:
         if not self._is_transient:
             self._console.print(f"  {escape(text)}")
+
+
+def _outcome(phase: _Phase) -> str:
+    """Whether a phase reached its total, and what it counted, with markup."""
+    is_whole = phase.total is None or phase.completed >= phase.total
+    counts = f"{phase.completed:,} {phase.unit}" if is_whole else phase.counts
+    symbol = "[green]✓[/green]" if is_whole else "[yellow]·[/yellow]"
+    has_counted = phase.total is not None or phase.completed > 0
+    return f"{symbol} {escape(phase.description)}" + (f": {escape(counts)}" if has_counted else "")
 
 
 def _new_bar(console: Console) -> RichBar:

@@ -78,6 +78,13 @@ def test_an_unknown_total_is_counted(clock: Clock) -> None:
     assert out.getvalue().splitlines() == ["  Crawling: …", "✓ Crawling: 1,234 pages in 0 s"]
 
 
+def test_a_phase_that_counts_nothing_shows_its_time_only(clock: Clock) -> None:
+    progress, out = _plain(clock)
+    with phase(progress, "Reporting", None):
+        clock.now += 3
+    assert out.getvalue().splitlines()[-1] == "✓ Reporting in 3 s"
+
+
 def test_phases_follow_each_other(clock: Clock) -> None:
     progress, out = _plain(clock)
     progress.start("One", 1)

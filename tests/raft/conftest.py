@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline_lib.artifacts.manifest import ArtifactRef
+from pipeline_lib.artifacts.partial import PartialWork
 from pipeline_lib.config import IndexConfig, IngestConfig, RetrievalConfig, SynthesizeConfig
 from pipeline_lib.corpus.schema import (
     CHUNK_SCHEMA,
@@ -208,6 +209,28 @@ def competent(prompt: Prompt) -> str:
 def teacher() -> ScriptedTeacher:
     """A competent one."""
     return ScriptedTeacher(competent)
+
+
+class MemoryPartial(PartialWork):
+    """Partial work that lives as long as the test."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, bytes] = {}
+
+    def put(self, key: str, data: bytes) -> None:
+        self.objects[key] = data
+
+    def get(self, key: str) -> bytes | None:
+        return self.objects.get(key)
+
+    def keys(self, prefix: str = "") -> list[str]:
+        return sorted(key for key in self.objects if key.startswith(prefix))
+
+
+@pytest.fixture
+def partial() -> MemoryPartial:
+    """For tests of what is kept, not of where."""
+    return MemoryPartial()
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import pytest
 
-from pipeline_lib.artifacts.manifest import ArtifactRef
 from pipeline_lib.config import SynthesizeConfig
 from pipeline_lib.corpus.schema import Corpus
 from pipeline_lib.raft.chat_writer import ChatWriter
@@ -24,10 +23,8 @@ GOOD = (
 
 
 @pytest.fixture
-def make_writer(workspace, animals: Corpus) -> Callable[..., ChatWriter]:
+def make_writer(partial, animals: Corpus) -> Callable[..., ChatWriter]:
     def make(teacher) -> ChatWriter:
-        ref = ArtifactRef(kind="dataset", name="d", fingerprint="0" * 32)
-        partial = workspace.artifacts.partial(ref)
         recorded = RecordedTeacher(lambda: teacher, teacher.model_identity, partial)
         titles = {document.document_id: document.title for document in animals.documents}
         return ChatWriter(recorded, titles, SynthesizeConfig())

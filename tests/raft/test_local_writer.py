@@ -14,12 +14,8 @@ from pipeline_lib.raft.recorded import RecordedTeacher
 
 
 @pytest.fixture
-def make_writer(workspace, animals: Corpus) -> Callable[..., LocalWriter]:
-    from pipeline_lib.artifacts.manifest import ArtifactRef
-
+def make_writer(partial, animals: Corpus) -> Callable[..., LocalWriter]:
     def make(generator, **config: object) -> LocalWriter:
-        ref = ArtifactRef(kind="dataset", name="d", fingerprint="0" * 32)
-        partial = workspace.artifacts.partial(ref)
         recorded = RecordedTeacher(lambda: generator, generator.model_identity, partial)
         titles = {document.document_id: document.title for document in animals.documents}
         return LocalWriter(recorded, titles, SynthesizeConfig(**config))  # type: ignore[arg-type]

@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline_lib.artifacts.manifest import ArtifactRef
 from pipeline_lib.artifacts.partial import PartialWork
 from pipeline_lib.errors import ConfigError
 from pipeline_lib.generation.base import GenerationParams, Prompt
 from pipeline_lib.raft.recorded import RecordedTeacher
-from pipeline_lib.stage import Workspace
 
 PARAMS = GenerationParams(max_new_tokens=5)
 PROMPTS = [Prompt.plain(f"p{n}") for n in range(20)]
-
-
-@pytest.fixture
-def partial(workspace: Workspace) -> PartialWork:
-    return workspace.artifacts.partial(ArtifactRef(kind="dataset", name="d", fingerprint="0" * 32))
 
 
 def echo(prompt: Prompt) -> str:

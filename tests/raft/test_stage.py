@@ -94,7 +94,7 @@ def test_splits_share_no_document_as_oracle(stand, teacher, small_config) -> Non
 def test_the_teacher_is_only_asked_about_a_splits_own_documents(
     stand, teacher, small_config
 ) -> None:
-    """Split before generation: what is asked about a test document becomes a test row or nothing."""
+    """What is asked about a test document becomes a test row or nothing."""
     result = run(stand, teacher, small_config)
     split_of = {row.oracle_document_id: row.split for row in all_rows(stand.ws, result)}
     folder = stand.ws.artifacts.directory(result.ref)

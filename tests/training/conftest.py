@@ -88,7 +88,7 @@ def make_plan(tiny_model_path: Path, tmp_path: Path) -> PlanFactory:
         write_examples(folder / "train.parquet", examples)
         write_examples(folder / "validation.parquet", random_examples(3, seed=1))
         return TrainingPlan(
-            config=FinetuneConfig(**({"global_batch_size": 8} | config)),
+            config=FinetuneConfig(**({"micro_batch_size": 2, "global_batch_size": 8} | config)),
             base_model_path=base_model_path or tiny_model_path,
             train_examples=folder / "train.parquet",
             validation_examples=folder / "validation.parquet",
