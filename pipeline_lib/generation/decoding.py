@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-    ChooseToken = Callable[["Row", torch.Tensor], int]
+    ChooseTokens = Callable[[Sequence["Row"], torch.Tensor], list[int]]
 
 MIN_SHARED_TOKENS = 32
 """Shorter common prefixes are not worth a forward pass of their own."""
@@ -101,11 +101,12 @@ def prefill(
     suffixes = [sequence[shared:] for sequence in sequences]
     width = max(map(len, suffixes))
     device = model.device
-    ids = torch.zeros((len(sequences), width), dtype=torch.long, device=device)
-    own_mask = torch.zeros_like(ids)
-    for row, suffix in enumerate(suffixes):
-        ids[row, width - len(suffix) :] = torch.tensor(suffix, device=device)
-        own_mask[row, width - len(suffix) :] = 1
+    ids = torch.tensor(
+        [[0] * (width - len(suffix)) + list(suffix) for suffix in suffixes], device=device
+    )
+    own_mask = torch.tensor(
+        [[0] * (width - len(suffix)) + [1] * len(suffix) for suffix in suffixes], device=device
+    )
     positions = (own_mask.cumsum(1) - 1).clamp(min=0) + shared
     if shared:
         cache = memory.cache(model, sequences[0][:shared])
@@ -130,7 +131,7 @@ def decode(
     *,
     max_new_tokens: int,
     memory: PrefixMemory,
-    choose: ChooseToken,
+    choose: ChooseTokens,
     is_finished: Callable[[Row], bool],
 ) -> None:
     """Continue every row until `is_finished` or `max_new_tokens`; fills `Row.generated`."""
@@ -142,8 +143,10 @@ def decode(
     state = _select(state, [place[row.prompt_ids] for row in rows])
     active = list(rows)
     while True:
-        for number, row in enumerate(active):
-            row.generated.append(_next_token(row, state.logits[number, -1], choose))
+        for row, token in zip(active, choose(active, state.logits[:, -1]), strict=True):
+            step = len(row.generated)
+            is_forced = step < len(row.forced_ids)
+            row.generated.append(row.forced_ids[step] if is_forced else token)
         going = [
             number
             for number, row in enumerate(active)
@@ -180,11 +183,13 @@ def target_nlls(
     place = {prompt: number for number, prompt in enumerate(prompts)}
     state = _select(state, [place[prompt] for prompt, _ in pairs])
     width = max(len(target) for _, target in pairs)
-    labels = torch.zeros((len(pairs), width), dtype=torch.long, device=model.device)
-    is_real = torch.zeros_like(labels)
-    for row, (_, target) in enumerate(pairs):
-        labels[row, : len(target)] = torch.tensor(target, device=model.device)
-        is_real[row, : len(target)] = 1
+    sizes = [len(target) for _, target in pairs]
+    labels = torch.tensor(
+        [[*target, *[0] * (width - len(target))] for _, target in pairs], device=model.device
+    )
+    is_real = torch.tensor(
+        [[1] * size + [0] * (width - size) for size in sizes], device=model.device
+    )
     logits = state.logits[:, -1:]
     if width > 1:
         starts = torch.tensor(state.lengths, device=model.device)[:, None]
@@ -198,7 +203,7 @@ def target_nlls(
         logits = torch.cat([logits, output.logits], dim=1)
     return [
         float(torch.nn.functional.cross_entropy(row[:size].float(), label[:size], reduction="sum"))
-        for row, label, size in zip(logits, labels, is_real.sum(1).tolist(), strict=True)
+        for row, label, size in zip(logits, labels, sizes, strict=True)
     ]
 
 
@@ -207,12 +212,6 @@ def _prefill_distinct(
 ) -> Prefilled:
     shortest = min(map(len, prompts))
     return prefill(model, prompts, max_shared=shortest - 1, keep=1, memory=memory)
-
-
-def _next_token(row: Row, logits: torch.Tensor, choose: ChooseToken) -> int:
-    if len(row.generated) < len(row.forced_ids):
-        return row.forced_ids[len(row.generated)]
-    return choose(row, logits)
 
 
 def _step(model: Any, state: Prefilled, tokens: torch.Tensor) -> Prefilled:

@@ -29,6 +29,8 @@ from pipeline_lib.generation.hardware import best_device, best_dtype
 if TYPE_CHECKING:
     import torch
 
+    from pipeline_lib.generation.decoding import ChooseTokens
+
 _STOP_WINDOW_SLACK = 4
 """Tokens looked at beyond a stop string's length in characters: a token may be part of one."""
 
@@ -230,6 +232,8 @@ def _load(path: Path, adapter: Path | None, precision: str) -> tuple[Any, Any]:
         if adapter is not None:
             from peft import PeftModel
 
+            _check_adapter(adapter)
+
             model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
     except (OSError, ValueError, KeyError) as error:
         raise ModelNotFoundError(
@@ -241,6 +245,15 @@ def _load(path: Path, adapter: Path | None, precision: str) -> tuple[Any, Any]:
     model = model.to(device=device, dtype=dtype).eval()
     use_fast_cpu_decoding(model)
     return model, tokenizer
+
+
+def _check_adapter(adapter: Path) -> None:
+    """PEFT would also load pickled weights."""
+    if not (adapter / "adapter_model.safetensors").is_file():
+        raise ModelNotFoundError(
+            f"The adapter in {adapter} has no adapter_model.safetensors",
+            hint="Pickled weights are not loaded.",
+        )
 
 
 def _end_ids(model: Any, tokenizer: Any) -> frozenset[int]:
@@ -263,18 +276,20 @@ def _batches(sequences: Sequence[Sequence[int]], size: int) -> Iterator[list[int
         yield order[start : start + size]
 
 
-def _greedy(_row: Row, logits: torch.Tensor) -> int:
-    return int(logits.argmax())
+def _greedy(_rows: Sequence[Row], logits: torch.Tensor) -> list[int]:
+    best: list[int] = logits.argmax(dim=-1).tolist()
+    return best
 
 
-def _sampler(temperature: float) -> Any:
-    """Sampling by the Gumbel-max trick with the row's own generator."""
+def _sampler(temperature: float) -> ChooseTokens:
+    """Sampling by the Gumbel-max trick with each row's own generator."""
     import torch
 
-    def choose(row: Row, logits: torch.Tensor) -> int:
-        uniform = torch.rand(logits.shape, generator=row.rng)
+    def choose(rows: Sequence[Row], logits: torch.Tensor) -> list[int]:
+        uniform = torch.stack([torch.rand(logits.shape[1], generator=row.rng) for row in rows])
         gumbel = -torch.log(-torch.log(uniform.clamp_min(torch.finfo(uniform.dtype).tiny)))
-        return int((logits.float().cpu() / temperature + gumbel).argmax())
+        drawn: list[int] = (logits.float().cpu() / temperature + gumbel).argmax(dim=-1).tolist()
+        return drawn
 
     return choose
 

@@ -90,7 +90,8 @@ _CONDITION = re.compile(r"(?:If|When|Whenever|Unless|While|Once|After)(?: \S+){3
 _SINGULAR = re.compile(
     r"(?:(?:An?|The|Each|Every|Any) (?!few\b)\S*(?:[^\Ws]|ss)|[\"'\u201c\u2018*`]\S*)(?= )"
 )
-_PLURAL = re.compile(r"(?:(?:The|All|Some|Most|Many) )?\w+(?<!')(?<!\u2019)(?<!s)s(?= )")
+_PLURAL = re.compile(r"(?:(?:The|All|Some|Most|Many) )?\w+(?<!')(?<!\u2019)(?<!s)s(?= (?!\w*s\b))")
+"""A plural, going by its ending and that of the word behind it ("Paris is" is none)."""
 _OPENERS = re.compile(r"(?:An?|The|If|When|Whenever|Unless|While|Once|After|Each|Every|All|Some|"
                       r"Any|Most|Many)\b")  # fmt: skip
 """Capitalized for opening the sentence only, unlike a name."""

@@ -131,9 +131,8 @@ def test_sampling_depends_on_seed_and_prompt_not_on_the_neighbours(
 def test_sampling_follows_the_softmax() -> None:
     """Shares of 4,000 draws, temperature 2, are within 0.03 of the softmax."""
     logits = torch.tensor([2.0, 0.0, -2.0, 1.0])
-    row = Row(0, (1,), (), rng=torch.Generator().manual_seed(3))
-    choose = _sampler(2.0)
-    drawn = torch.bincount(torch.tensor([choose(row, logits) for _ in range(4000)]), minlength=4)
+    rows = [Row(n, (1,), (), rng=torch.Generator().manual_seed(n)) for n in range(4000)]
+    drawn = torch.bincount(torch.tensor(_sampler(2.0)(rows, logits.repeat(4000, 1))), minlength=4)
     torch.testing.assert_close(drawn / 4000, torch.softmax(logits / 2, 0), atol=0.03, rtol=0)
 
 
@@ -218,6 +217,7 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
         LocalGenerator(tmp_path)
 
 
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 def test_an_adapter_is_applied(tiny_model_path: Path, tmp_path: Path) -> None:
     """Merged by us, and unmerged by PEFT, a LoRA adapter gives the same likelihood."""
     from peft import LoraConfig, PeftModel, get_peft_model
@@ -240,6 +240,12 @@ def test_an_adapter_is_applied(tiny_model_path: Path, tmp_path: Path) -> None:
     assert score.sum_nll == pytest.approx(expected, abs=1e-3)
     assert abs(score.sum_nll - unadapted.sum_nll) > 0.1
     assert generator.model_identity != plain.model_identity
+
+
+def test_pickled_adapters_are_refused(tiny_model_path: Path, tmp_path: Path) -> None:
+    (tmp_path / "adapter_model.bin").write_bytes(b"")
+    with pytest.raises(ModelNotFoundError, match=r"no adapter_model\.safetensors"):
+        LocalGenerator(tiny_model_path, tmp_path)
 
 
 def test_identity_follows_the_files_unless_it_is_given(tiny_model_path: Path) -> None:

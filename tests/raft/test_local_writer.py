@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from pipeline_lib.config import SynthesizeConfig
 from pipeline_lib.corpus.schema import Corpus
+from pipeline_lib.generation.local import LocalGenerator
 from pipeline_lib.raft.drafts import Asked, Failure, KnownAnswer, Written, quote_of
 from pipeline_lib.raft.local_writer import LocalWriter
 from pipeline_lib.raft.recorded import RecordedTeacher
@@ -15,9 +17,9 @@ from pipeline_lib.raft.recorded import RecordedTeacher
 
 @pytest.fixture
 def make_writer(partial, animals: Corpus) -> Callable[..., LocalWriter]:
-    def make(generator, **config: object) -> LocalWriter:
+    def make(generator, corpus: Corpus = animals, **config: object) -> LocalWriter:
         recorded = RecordedTeacher(lambda: generator, generator.model_identity, partial)
-        titles = {document.document_id: document.title for document in animals.documents}
+        titles = {document.document_id: document.title for document in corpus.documents}
         return LocalWriter(recorded, titles, SynthesizeConfig(**config))  # type: ignore[arg-type]
 
     return make
@@ -130,3 +132,25 @@ def test_bad_reasoning_for_a_known_answer_is_not_kept(
 ) -> None:
     teacher = scripted(lambda _prompt: " The document says that unicorns fly at dusk.")
     assert make_writer(teacher).explain([known(animals, "at dusk")]) == [None]
+
+
+def test_the_bundled_teacher_writes_usable_rows(smollm2_path: Path, make_writer, corpus_of) -> None:
+    """The recipe with the real model, on three facts; greedy, so the outcome is fixed."""
+    corpus = corpus_of(
+        [
+            "If the subject value is not a mapping, the pattern fails at once.",
+            "A context manager is an object that sets up what a block of code needs to run.",
+            "The backslash character is used to escape characters that have a special meaning.",
+        ]
+    )
+    generator = LocalGenerator(smollm2_path, batch_size=16, identity="bundled")
+    writer = make_writer(generator, corpus=corpus)
+    facts = [fact for chunk in corpus.chunks for fact in writer.facts(chunk)]
+    assert len(facts) == 3
+    asked = usable(writer.ask(facts))
+    written = [result for result in writer.answer(asked) if isinstance(result, Written)]
+    assert written
+    for result in written:
+        [step] = result.steps
+        assert step.quote is not None
+        assert result.final_answer in step.quote.text

@@ -34,6 +34,7 @@ def fact(text: str = SENTENCE) -> Fact:
         ("The valve closes to avoid floods.", (" What does the valve", " Why", " What")),
         ("Objects hold values.", (" What do objects", " What")),
         ("Python has no pointers.", (" What",)),
+        ("Paris is large.", (" What",)),
         ("Bees have six legs.", (" What do bees", " How many", " What")),
         ("Python 3.0 introduced names.", (" What",)),
     ],

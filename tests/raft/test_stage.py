@@ -16,6 +16,7 @@ from pipeline_lib.errors import ConfigError, InputError, YieldError
 from pipeline_lib.raft.quotes import verify_quote
 from pipeline_lib.raft.rendering import parse_answer, render_target
 from pipeline_lib.raft.rows import SPLITS, RaftRow, read_rows, split_file
+from pipeline_lib.raft.splitting import split_documents
 from pipeline_lib.raft.stage import synthesize
 from pipeline_lib.stage import StageResult, Workspace
 
@@ -91,17 +92,28 @@ def test_splits_share_no_document_as_oracle(stand, teacher, small_config) -> Non
     assert not documents[1] & documents[2]
 
 
-def test_the_teacher_is_only_asked_about_a_splits_own_documents(
+def test_documents_are_split_before_anything_is_generated(stand, teacher, small_config) -> None:
+    """The split follows from seed and document ids alone, whatever the teacher writes."""
+    expected = split_documents(
+        (document.document_id for document in stand.corpus.documents),
+        validation_fraction=small_config.validation_fraction,
+        test_fraction=small_config.test_fraction,
+        seed=small_config.seed,
+    )
+    for row in all_rows(stand.ws, run(stand, teacher, small_config)):
+        assert row.split == expected[row.oracle_document_id]
+
+
+def test_test_documents_may_appear_in_training_as_distractors_only(
     stand, teacher, small_config
 ) -> None:
-    """What is asked about a test document becomes a test row or nothing."""
-    result = run(stand, teacher, small_config)
-    split_of = {row.oracle_document_id: row.split for row in all_rows(stand.ws, result)}
-    folder = stand.ws.artifacts.directory(result.ref)
-    rejects = pq.read_table(folder / "rejects.parquet").to_pylist()
-    assert rejects
-    assert {r["chunk_id"] for r in rejects} <= {c.chunk_id for c in stand.corpus.chunks}
-    assert len(split_of) == len({row.oracle_document_id for row in all_rows(stand.ws, result)})
+    """Serving retrieves from the whole corpus, so training contexts are drawn from it too."""
+    rows = rows_of(stand.ws, run(stand, teacher, small_config))
+    tested = {row.oracle_document_id for row in rows["test"]}
+    shown = {p.document_id for row in rows["train"] for p in row.context if p.role == "distractor"}
+    asked = {row.oracle_document_id for row in rows["train"]}
+    assert shown & tested
+    assert not asked & tested
 
 
 def test_the_funnel_adds_up_and_is_in_the_manifest(stand, teacher, small_config) -> None:
