@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -217,6 +218,7 @@ class _Monitor:
         elif kind == "checkpoint":
             folder = self._plan.run_folder / CHECKPOINTS_FOLDER / event["folder"]
             upload_checkpoint(self._partial, folder, event["step"])
+            shutil.rmtree(folder)
 
     def _on_step(self, event: dict[str, Any]) -> None:
         self._progress.advance(event["step"] - self._step)

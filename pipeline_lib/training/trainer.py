@@ -44,7 +44,7 @@ def training_arguments(plan: TrainingPlan) -> TrainingArguments:
         logging_nan_inf_filter=False,
         save_strategy="steps",
         save_steps=config.checkpoint_every_steps,
-        save_total_limit=2,
+        save_total_limit=None,  # the parent process deletes a checkpoint once it has stored it
         eval_strategy="no",
         report_to=[],
         remove_unused_columns=False,
