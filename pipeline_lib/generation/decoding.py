@@ -15,8 +15,8 @@ have alone (up to the order of floating-point sums).
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 MIN_SHARED_TOKENS = 32
 """Shorter common prefixes are not worth a forward pass of their own."""
+TARGET_ROWS = 16
+"""Targets scored together."""
 
 
 @dataclass(slots=True)
@@ -169,26 +171,41 @@ def target_nlls(
 ) -> list[float]:
     """Summed negative log-likelihood (nats, float32) of each target after its prompt.
 
-    Equal prompts are run once; the vocabulary head sees target positions only.
+    Equal prompts are run once; the vocabulary head sees target positions only. Targets run in
+    groups of similar length, each on its own copy of the prompts' cache.
 
     Args:
         model: a causal language model.
         pairs: token ids of prompt and target, neither empty.
         memory: holds the shared prefix between calls.
     """
-    import torch
-
     prompts = list(dict.fromkeys(prompt for prompt, _ in pairs))
     state = _prefill_distinct(model, prompts, memory)
     place = {prompt: number for number, prompt in enumerate(prompts)}
-    state = _select(state, [place[prompt] for prompt, _ in pairs])
-    width = max(len(target) for _, target in pairs)
-    sizes = [len(target) for _, target in pairs]
+    by_length = sorted(range(len(pairs)), key=lambda number: len(pairs[number][1]))
+    nlls: dict[int, float] = {}
+    for start in range(0, len(by_length), TARGET_ROWS):
+        group = by_length[start : start + TARGET_ROWS]
+        is_last = start + TARGET_ROWS >= len(by_length)
+        own = state if is_last else replace(state, cache=copy.deepcopy(state.cache))
+        rows = _select(own, [place[pairs[number][0]] for number in group])
+        nlls |= zip(group, _nlls_after(model, rows, [pairs[n][1] for n in group]), strict=True)
+    return [nlls[number] for number in range(len(pairs))]
+
+
+def _nlls_after(
+    model: Any, state: Prefilled, targets: Sequence[tuple[int, ...]]
+) -> Iterator[float]:
+    """The score of one target per prefilled row; targets are padded on the right."""
+    import torch
+
+    width = max(map(len, targets))
     labels = torch.tensor(
-        [[*target, *[0] * (width - len(target))] for _, target in pairs], device=model.device
+        [[*target, *[0] * (width - len(target))] for target in targets], device=model.device
     )
     is_real = torch.tensor(
-        [[1] * size + [0] * (width - size) for size in sizes], device=model.device
+        [[1] * len(target) + [0] * (width - len(target)) for target in targets],
+        device=model.device,
     )
     logits = state.logits[:, -1:]
     if width > 1:
@@ -201,10 +218,10 @@ def target_nlls(
             use_cache=True,
         )
         logits = torch.cat([logits, output.logits], dim=1)
-    return [
-        float(torch.nn.functional.cross_entropy(row[:size].float(), label[:size], reduction="sum"))
-        for row, label, size in zip(logits, labels, sizes, strict=True)
-    ]
+    for row, label, target in zip(logits, labels, targets, strict=True):
+        size = len(target)
+        nll = torch.nn.functional.cross_entropy(row[:size].float(), label[:size], reduction="sum")
+        yield float(nll)
 
 
 def _prefill_distinct(
