@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline_lib.config import SynthesizeConfig
-from pipeline_lib.corpus.schema import Chunk, Corpus
+from pipeline_lib.corpus.schema import Chunk, Corpus, Document
 from pipeline_lib.progress import Progress
 from pipeline_lib.raft.assembly import RowAssembler
 from pipeline_lib.raft.drafts import Draft, Failure, KnownAnswer, Writer, Written
@@ -114,8 +115,7 @@ class UserRows:
         by_document: dict[str, list[Chunk]] = {}
         for chunk in corpus.chunks:
             by_document.setdefault(chunk.document_id, []).append(chunk)
-        names = {document.source_uri: document.document_id for document in corpus.documents}
-        names |= {document.document_id: document.document_id for document in corpus.documents}
+        names = _document_names(corpus.documents)
         by_id = {chunk.chunk_id: chunk for chunk in corpus.chunks}
         known = [pair for pair in pairs if self._is_about_known_document(pair, names)]
         located = []
@@ -206,3 +206,14 @@ class UserRows:
                 text=where,
             )
         )
+
+
+def _document_names(documents: Sequence[Document]) -> dict[str, str]:
+    """What a pair may call a document: its id, its URI, or the URI's end where that is unique."""
+    short_names: dict[str, list[str]] = {}
+    for document in documents:
+        end = re.split(r"[#/]", document.source_uri)[-1]
+        short_names.setdefault(end, []).append(document.document_id)
+    names = {end: ids[0] for end, ids in short_names.items() if len(ids) == 1}
+    names |= {document.source_uri: document.document_id for document in documents}
+    return names | {document.document_id: document.document_id for document in documents}

@@ -24,7 +24,8 @@ class UserPair:
     question: str
     answer: str
     document_id: str | None
-    """Our document id, or the document's source URI."""
+    """Our document id, the document's source URI, or the URI's end (file name, or the id that the
+    document had in its own JSONL file) where only one document's URI ends so."""
     line: int
     """Where it stands in the file, from 1."""
 

@@ -319,10 +319,10 @@ def animal_pairs(corpus, count: int = 12) -> list[dict[str, str]]:
                 "question": f"What does the {animal} do when it is hungry?",
                 "answer": "it quietly collects " + text.split("collects ")[1].split()[0],
                 "document_id": (
-                    corpus.documents[number].document_id
-                    if number % 2
-                    else corpus.documents[number].source_uri
-                ),
+                    corpus.documents[number].document_id,
+                    corpus.documents[number].source_uri,
+                    f"{number:02}.txt",
+                )[number % 3],
             }
         )
     return pairs
