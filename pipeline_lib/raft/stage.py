@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -115,20 +116,36 @@ def _build(
     searcher: PassageSearcher | None,
     draft: ArtifactDraft,
 ) -> None:
+    with ExitStack() as opened:
+        recorded = RecordedTeacher(
+            (lambda: teacher)
+            if teacher is not None
+            else partial(_open_teacher, ws, config, opened),
+            identity,
+            draft.partial,
+            on_progress=lambda what, done, total: ws.progress.note(f"{what}: {done} of {total}"),
+        )
+        _make(ws, config, corpus_ref, index, pairs, recorded, searcher, draft)
+
+
+def _make(
+    ws: Workspace,
+    config: SynthesizeConfig,
+    corpus_ref: ArtifactRef,
+    index: ArtifactRef,
+    pairs: UserPairs | None,
+    recorded: RecordedTeacher,
+    searcher: PassageSearcher | None,
+    draft: ArtifactDraft,
+) -> None:
     corpus = Corpus.load(ws.artifacts.directory(corpus_ref))
     titles = {document.document_id: document.title for document in corpus.documents}
-    recorded = RecordedTeacher(
-        (lambda: teacher) if teacher is not None else partial(_open_teacher, ws, config),
-        identity,
-        draft.partial,
-        on_progress=lambda what, done, total: ws.progress.note(f"{what}: {done} of {total}"),
-    )
     writer: Writer = _writer_class(config)(recorded, titles, config)
     assembler = RowAssembler(
         corpus.chunks,
         titles,
         config,
-        teacher_model=identity,
+        teacher_model=recorded.model_identity,
         prompt_version=f"{writer.prompt_version}/format-{FORMAT_VERSION}",
     )
     searcher = searcher or Searcher.open(ws, index)
@@ -177,6 +194,13 @@ def _check_yield(
     counts = {split: sum(row.split == split for row in rows) for split in SPLITS}
     empty = [split for split, count in counts.items() if count == 0]
     if len(rows) >= config.min_rows and not empty:
+        if len(rows) < config.num_questions:
+            logger.warning(
+                "%d of %d rows wanted were kept; the funnel says why:\n%s",
+                len(rows),
+                config.num_questions,
+                funnel,
+            )
         return
     problem = f"{len(rows)} rows were kept, {config.min_rows} are needed"
     if empty:
@@ -202,11 +226,11 @@ def _teacher_identity(ws: Workspace, config: SynthesizeConfig) -> str:
     return resolve_model(ws.settings, config.teacher.model, ws.progress).identity
 
 
-def _open_teacher(ws: Workspace, config: SynthesizeConfig) -> TextGenerator:
+def _open_teacher(ws: Workspace, config: SynthesizeConfig, opened: ExitStack) -> TextGenerator:
     if config.teacher.kind == "endpoint":
         from pipeline_lib.generation.endpoint import EndpointGenerator
 
-        return EndpointGenerator(ws.settings, config.teacher)
+        return opened.enter_context(EndpointGenerator(ws.settings, config.teacher))
     from pipeline_lib.generation.local import LocalGenerator
 
     model = resolve_model(ws.settings, config.teacher.model, ws.progress)

@@ -237,6 +237,13 @@ def test_a_teacher_that_yields_nothing_ends_with_its_funnel_and_advice(
     assert "qa_path" in message
 
 
+def test_fewer_rows_than_wanted_are_told(stand, teacher, small_config, caplog) -> None:
+    config = small_config.model_copy(update={"num_questions": 90})
+    result = run(stand, teacher, config)
+    assert 12 < result.counts["num_rows"] < 90
+    assert f"{result.counts['num_rows']} of 90 rows wanted were kept" in caplog.text
+
+
 def test_candidates_are_bounded_by_the_configuration(stand, scripted, small_config) -> None:
     teacher = scripted(lambda _: " This is a statement.")
     config = small_config.model_copy(update={"max_candidates_per_question": 2})
