@@ -17,6 +17,33 @@ _SHORT_FINGERPRINT = 12
 """Digits shown; the store finds an artifact by them."""
 
 
+class RetrieverSummary(BaseModel):
+    """What tuning a pipeline's embedding model came to."""
+
+    model_config = ConfigDict(frozen=True)
+
+    model: StageResult
+    promotion: PromotionResult
+    index: StageResult | None
+    """The pipeline's index by the champion; `None`: there is no champion, nothing was indexed."""
+
+    @property
+    def message(self) -> str:
+        """The outcome in one line."""
+        return retriever_message(self.promotion)
+
+
+class TunedRetriever(BaseModel):
+    """The optional step of a pipeline that tunes its embedding model."""
+
+    model_config = ConfigDict(frozen=True)
+
+    untuned_index: StageResult
+    """What the dataset was made with, and what the tuned model is measured against."""
+    model: StageResult
+    promotion: PromotionResult
+
+
 class PipelineSummary(BaseModel):
     """What one run of the pipeline made, reused and decided."""
 
@@ -29,14 +56,24 @@ class PipelineSummary(BaseModel):
     model: StageResult
     evaluation: StageResult
     promotion: PromotionResult
+    retriever: TunedRetriever | None = None
+    """`None`: the pipeline was not asked to tune its embedding model."""
 
     @property
     def stages(self) -> dict[str, StageResult]:
         """Stage to result, in order."""
+        if self.retriever is None:
+            retrieval = {"index": self.index, "synthesize": self.dataset}
+        else:
+            retrieval = {
+                "index (untuned)": self.retriever.untuned_index,
+                "synthesize": self.dataset,
+                "tune_retriever": self.retriever.model,
+                "index": self.index,
+            }
         return {
             "ingest": self.corpus,
-            "index": self.index,
-            "synthesize": self.dataset,
+            **retrieval,
             "finetune": self.model,
             "evaluate": self.evaluation,
         }
@@ -50,7 +87,8 @@ class PipelineSummary(BaseModel):
     def message(self) -> str:
         """The outcome in one line."""
         start = "Nothing changed, every artifact was reused. " if self.is_unchanged else ""
-        return start + promotion_message(self.promotion)
+        end = f". {retriever_message(self.retriever.promotion)}" if self.retriever else ""
+        return start + promotion_message(self.promotion) + end
 
 
 def stage_message(result: StageResult) -> str:
@@ -67,6 +105,14 @@ def promotion_message(promotion: PromotionResult) -> str:
     if promotion.is_promoted:
         return f"The champion is now {promotion.model}: {reasons}"
     return f"Not promoted: {reasons}"
+
+
+def retriever_message(promotion: PromotionResult) -> str:
+    """The decision about a tuned embedding model in one line, with its reasons."""
+    reasons = "; ".join(promotion.reasons)
+    if promotion.is_promoted:
+        return f"The index is now made with {promotion.model}: {reasons}"
+    return f"Retriever not promoted: {reasons}"
 
 
 def stages_markdown(results: Mapping[str, StageResult]) -> str:
@@ -96,6 +142,7 @@ def pipeline_markdown(summary: PipelineSummary) -> str:
             f"# {summary.name}",
             *(["Nothing changed: every artifact was reused."] if summary.is_unchanged else []),
             promotion_markdown(summary.promotion),
+            *([retriever_markdown(summary.retriever.promotion)] if summary.retriever else []),
             stages_markdown(summary.stages),
             f"Report: artifact `{summary.name}-report` of this run, or `report.html` in "
             f"`{summary.evaluation.uri}`",
@@ -109,6 +156,27 @@ def promotion_markdown(promotion: PromotionResult) -> str:
     decision = "The new champion is" if promotion.is_promoted else "Not promoted:"
     reasons = "\n".join(f"- {reason}" for reason in promotion.reasons)
     return f"**{decision}** `{promotion.model}`\n\n{reasons}"
+
+
+def retriever_markdown(promotion: PromotionResult) -> str:
+    """A decision about a tuned embedding model with its reasons."""
+    decision = "The index is now made with" if promotion.is_promoted else "Retriever not promoted:"
+    reasons = "\n".join(f"- {reason}" for reason in promotion.reasons)
+    return f"**{decision}** `{promotion.model}`\n\n{reasons}"
+
+
+def retriever_summary_markdown(summary: RetrieverSummary) -> str:
+    """The summary of a run that tuned an embedding model."""
+    stages = {"tune_retriever": summary.model}
+    if summary.index is not None:
+        stages["index"] = summary.index
+    return "\n\n".join(
+        [
+            retriever_markdown(summary.promotion),
+            stages_markdown(stages),
+            f"Figures: `README.md` in `{summary.model.uri}`",
+        ]
+    )
 
 
 def answer_markdown(answer: Answer) -> str:

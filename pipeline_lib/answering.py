@@ -18,7 +18,7 @@ from pipeline_lib.models import resolve_model
 from pipeline_lib.progress import phase
 from pipeline_lib.raft.quotes import QuoteStatus, verify_quote
 from pipeline_lib.raft.rendering import parse_answer, render_prompt
-from pipeline_lib.retrieval.search import Hit, PassageSearcher, Searcher
+from pipeline_lib.retrieval.search import Hit, PassageSearcher, Searcher, latest_index
 from pipeline_lib.stage import Workspace
 from pipeline_lib.training.export import MERGED_FOLDER
 
@@ -111,7 +111,7 @@ def answer(
         GenerationError: the question with its passages does not fit the model.
     """
     model = _find_model(ws, config)
-    index = _latest_index(ws, config.name)
+    index = latest_index(ws, config.name)
     with phase(ws.progress, "Retrieving passages", 1, "questions") as progress:
         searcher = open_searcher(ws, index)
         [hits] = searcher.search(
@@ -198,13 +198,3 @@ def _find_model_artifact(ws: Workspace, name: str, model: str) -> ArtifactRef:
         else f"Nothing was trained under the name {name!r} yet: run the pipeline first, or ask "
         f"the model {BASE!r}.",
     )
-
-
-def _latest_index(ws: Workspace, name: str) -> ArtifactRef:
-    index = ws.artifacts.alias("index", name, LATEST)
-    if index is None:
-        raise ArtifactNotFoundError(
-            f"There is no index {name!r} to search in",
-            hint="Run the ingest and index stages of that name first, or the whole pipeline.",
-        )
-    return index

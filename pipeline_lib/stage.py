@@ -90,6 +90,27 @@ class ArtifactDraft:
     details: dict[str, Any] = field(default_factory=dict)
 
 
+def stage_ref(
+    *,
+    kind: ArtifactKind,
+    name: str,
+    stage: str,
+    stage_version: int,
+    config: FrozenConfig,
+    inputs: Mapping[str, ArtifactRef | str],
+    seed: int | None = None,
+) -> ArtifactRef:
+    """What a stage's artifact will be called, known before the work; see `run_stage`."""
+    mark = fingerprint(
+        stage=stage,
+        stage_version=stage_version,
+        output_config=config.output_config(),
+        inputs=_texts(inputs),
+        seed=seed,
+    )
+    return ArtifactRef(kind=kind, name=name, fingerprint=mark)
+
+
 def run_stage(
     ws: Workspace,
     *,
@@ -120,15 +141,15 @@ def run_stage(
             whether that state is still there. If not, the stage runs again.
     """
     started, clock = datetime.now(UTC), time.monotonic()
-    input_texts = {role: str(value) for role, value in inputs.items()}
-    mark = fingerprint(
+    ref = stage_ref(
+        kind=kind,
+        name=name,
         stage=stage,
         stage_version=stage_version,
-        output_config=config.output_config(),
-        inputs=input_texts,
+        config=config,
+        inputs=inputs,
         seed=seed,
     )
-    ref = ArtifactRef(kind=kind, name=name, fingerprint=mark)
     manifest = ws.artifacts.find(ref)
     if manifest is not None and is_intact is not None and not is_intact(manifest):
         logger.warning("%s exists, but what it points to is gone: building it again", ref)
@@ -149,7 +170,7 @@ def run_stage(
                     "stage": stage,
                     "stage_version": stage_version,
                     "config": config.model_dump(mode="json"),
-                    "inputs": input_texts,
+                    "inputs": _texts(inputs),
                     "seed": seed,
                     "counts": draft.counts,
                     "dropped": dict(draft.dropped),
@@ -174,6 +195,10 @@ def run_stage(
         uri=ws.artifacts.uri(ref),
         seconds=round(time.monotonic() - clock, 3),
     )
+
+
+def _texts(inputs: Mapping[str, ArtifactRef | str]) -> dict[str, str]:
+    return {role: str(value) for role, value in inputs.items()}
 
 
 @cache

@@ -21,7 +21,14 @@ from pipeline_lib.stage import StageResult, Workspace
 from tasks.presentation import readable
 from tasks.progress import Fanout, PrefectProgress, RunLogger, current_listener, use_progress
 
-__all__ = ["log_counts", "open_workspace", "retry_if_transient", "stage_task", "use_progress"]
+__all__ = [
+    "log_counts",
+    "open_workspace",
+    "retry_if_transient",
+    "shard_workspace",
+    "stage_task",
+    "use_progress",
+]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -108,6 +115,17 @@ def open_workspace() -> Iterator[Workspace]:
     ):
         progress = Fanout(shown, listener) if listener else shown
         yield Workspace(settings, store, progress)
+
+
+@contextmanager
+def shard_workspace() -> Iterator[Workspace]:
+    """The live services of one task of many, on a worker of a fan-out.
+
+    It has no progress of its own (hundreds of bars say less than the number of finished tasks) and
+    leaves the process's logging alone, which tasks in other threads share.
+    """
+    settings = load_settings()
+    yield Workspace(settings, _artifact_store(settings), NullProgress())
 
 
 def log_counts(result: StageResult) -> None:

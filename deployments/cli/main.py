@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from deployments.cli import ask, demo, models, show, stack
+from deployments.cli import ask, demo, evaluate_retrieval, models, search, show, stack
 from deployments.cli.group import RaftlineGroup, configure_logging
 
 app = typer.Typer(
@@ -56,6 +56,8 @@ def _root(
 
 demo.register(app)
 ask.register(app)
+search.register(app)
+evaluate_retrieval.register(app)
 show.register(app)
 stack.register(app)
 models.register(app)

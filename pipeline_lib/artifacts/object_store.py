@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,7 @@ MULTIPART_BYTES = 16 * 1024 * 1024
 MULTIPART_CONCURRENCY = 4
 """Parts in flight: memory for a transfer stays near 4 x 16 MiB."""
 _HASH_BLOCK_BYTES = 1024 * 1024
+_READ_BLOCK_BYTES = 256 * 1024
 _DELETE_BATCH = 1000
 _NOT_FOUND = {"NoSuchKey", "NoSuchBucket", "NoSuchUpload", "404", "NotFound"}
 _PRECONDITION = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
@@ -146,6 +147,19 @@ class ObjectStore:
         with self._translated("read", key):
             response = self._client.get_object(Bucket=self.bucket, Key=self.prefix + key)
             return response["Body"].read(), response["ETag"]
+
+    def read_blocks(
+        self, key: str, *, block_bytes: int = _READ_BLOCK_BYTES
+    ) -> Generator[bytes, None, None]:
+        """An object's content, a block at a time; stop iterating to leave the rest unread.
+
+        Raises:
+            ObjectNotFoundError: there is none.
+        """
+        with self._translated("read", key):
+            response = self._client.get_object(Bucket=self.bucket, Key=self.prefix + key)
+            with closing(response["Body"]) as body:
+                yield from body.iter_chunks(block_bytes)
 
     def get_file(self, key: str, path: Path) -> None:
         """Download to `path`, which appears only when it is complete."""

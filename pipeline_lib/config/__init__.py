@@ -15,8 +15,20 @@ from pipeline_lib.config.base import (
 )
 from pipeline_lib.config.corpus import ChunkConfig, IngestConfig
 from pipeline_lib.config.evaluation import EvaluateConfig, PromoteConfig
-from pipeline_lib.config.flows import AnswerConfig, PipelineConfig
-from pipeline_lib.config.retrieval import IndexConfig, RetrievalConfig
+from pipeline_lib.config.flows import AnswerConfig, FanOutConfig, PipelineConfig
+from pipeline_lib.config.index import IndexConfig, MetadataIndex
+from pipeline_lib.config.retrieval import (
+    ExpandConfig,
+    RerankConfig,
+    RetrievalConfig,
+    SearchFilter,
+)
+from pipeline_lib.config.retrieval_evaluation import RetrievalEvaluationConfig, SweepConfig
+from pipeline_lib.config.retriever import (
+    MiningConfig,
+    PromoteRetrieverConfig,
+    TuneRetrieverConfig,
+)
 from pipeline_lib.config.synthesis import SynthesizeConfig, TeacherConfig
 from pipeline_lib.config.training import FinetuneConfig, LoraSettings
 
@@ -28,15 +40,25 @@ __all__ = [
     "AnswerConfig",
     "ChunkConfig",
     "EvaluateConfig",
+    "ExpandConfig",
+    "FanOutConfig",
     "FinetuneConfig",
     "FrozenConfig",
     "IndexConfig",
     "IngestConfig",
     "LoraSettings",
+    "MetadataIndex",
+    "MiningConfig",
     "PipelineConfig",
     "PromoteConfig",
+    "PromoteRetrieverConfig",
+    "RerankConfig",
     "RetrievalConfig",
+    "RetrievalEvaluationConfig",
+    "SearchFilter",
+    "SweepConfig",
     "SynthesizeConfig",
     "TeacherConfig",
+    "TuneRetrieverConfig",
     "operational",
 ]

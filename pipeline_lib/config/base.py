@@ -10,7 +10,8 @@ BUNDLED_EMBEDDING_MODEL = "bundled:all-MiniLM-L6-v2"
 BUNDLED_LANGUAGE_MODEL = "bundled:SmolLM2-135M-Instruct"
 SAMPLE_SOURCE = "sample:python-language-reference"
 
-NAME_PATTERN = r"^[a-z0-9][a-z0-9-]{0,62}$"
+MAX_NAME_LENGTH = 63
+NAME_PATTERN = rf"^[a-z0-9][a-z0-9-]{{0,{MAX_NAME_LENGTH - 1}}}$"
 _OPERATIONAL = "operational"
 
 

@@ -2,16 +2,48 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipeline_lib.config.base import NAME_PATTERN, FrozenConfig, operational
+from pipeline_lib.config.base import MAX_NAME_LENGTH, NAME_PATTERN, FrozenConfig, operational
 from pipeline_lib.config.corpus import IngestConfig
 from pipeline_lib.config.evaluation import EvaluateConfig, PromoteConfig
-from pipeline_lib.config.retrieval import IndexConfig, RetrievalConfig
+from pipeline_lib.config.index import IndexConfig
+from pipeline_lib.config.retrieval import RetrievalConfig
+from pipeline_lib.config.retriever import RETRIEVER_SUFFIX, TuneRetrieverConfig
 from pipeline_lib.config.synthesis import SynthesizeConfig
 from pipeline_lib.config.training import FinetuneConfig
+
+
+class FanOutConfig(FrozenConfig):
+    """Where the shards of a corpus are parsed and embedded."""
+
+    runner: Literal["none", "threads", "dask", "ray"] = Field(
+        "none",
+        title="Runner",
+        description="'none': in the flow's own process. The others make one task of each shard: "
+        "'threads' on this machine, 'dask' and 'ray' on a cluster (extras of raftline). Workers "
+        "need the same RAFTLINE_ settings as the flow.",
+    )
+    address: str | None = Field(
+        None,
+        title="Cluster",
+        description="Of a Dask scheduler ('tcp://…:8786') or a Ray head ('ray://…:10001'); "
+        "empty: a cluster that is started on this machine for the run.",
+    )
+    num_workers: int = Field(
+        2, ge=1, le=1024, title="Workers", description="Threads, or workers of the local cluster."
+    )
+
+    @model_validator(mode="after")
+    def _address_needs_a_cluster(self) -> Self:
+        if self.address and self.runner not in ("dask", "ray"):
+            raise ValueError(
+                f"address ({self.address!r}) names a cluster, but runner is {self.runner!r}: "
+                "set it to 'dask' or 'ray'"
+            )
+        return self
 
 
 class PipelineConfig(FrozenConfig):
@@ -26,9 +58,20 @@ class PipelineConfig(FrozenConfig):
     ingest: IngestConfig = Field(default_factory=IngestConfig, title="Ingest")
     index: IndexConfig = Field(default_factory=IndexConfig, title="Index")
     synthesize: SynthesizeConfig = Field(default_factory=SynthesizeConfig, title="Synthesize")
+    tune_retriever: TuneRetrieverConfig | None = Field(
+        None,
+        title="Tune the retriever",
+        description="Fine-tune the embedding model on the dataset's questions too, and index with "
+        "it when it is better; empty: leave it as it is.",
+    )
     finetune: FinetuneConfig = Field(default_factory=FinetuneConfig, title="Fine-tune")
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig, title="Evaluate")
     promote: PromoteConfig = Field(default_factory=PromoteConfig, title="Promote")
+    fan_out: FanOutConfig = operational(
+        FanOutConfig(),
+        title="Fan-out",
+        description="Spread parsing and embedding over several workers.",
+    )
     finetune_deployment: str | None = operational(
         None,
         title="Fine-tune deployment",
@@ -38,10 +81,22 @@ class PipelineConfig(FrozenConfig):
 
     @model_validator(mode="after")
     def _one_embedding_model(self) -> Self:
-        if self.ingest.embedding_model != self.index.embedding_model:
+        # Whether a tuned model has the tokenizer that measured the chunks shows when indexing.
+        is_tuned = self.index.embedding_model.startswith("artifact:")
+        if self.ingest.embedding_model != self.index.embedding_model and not is_tuned:
             raise ValueError(
                 f"ingest.embedding_model ({self.ingest.embedding_model}) measures the chunks that "
                 f"index.embedding_model ({self.index.embedding_model}) embeds: give both the same"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _name_leaves_room(self) -> Self:
+        full = f"{self.name}{RETRIEVER_SUFFIX}"
+        if self.tune_retriever is not None and len(full) > MAX_NAME_LENGTH:
+            raise ValueError(
+                f"the tuned retriever would be named {full}, but names have at most "
+                f"{MAX_NAME_LENGTH} characters: give the pipeline a shorter name"
             )
         return self
 

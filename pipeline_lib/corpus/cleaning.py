@@ -14,7 +14,8 @@ _NEWLINE = re.compile(r"\r\n|[\r\v\f\x85\u2028\u2029]")
 _UNWANTED = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f\u00ad\u2060\ufeff]")
 """Controls, and what is invisible inside words: soft hyphen, word joiner, zero-width no-break."""
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
-_TRAILING_SPACE = re.compile(r"[^\S\n]+$", re.MULTILINE)
+# The look-behind keeps a long run of spaces inside a line from costing its length squared.
+_TRAILING_SPACE = re.compile(r"(?<![^\S\n])[^\S\n]++$", re.MULTILINE)
 _BLANK_LINES = re.compile(r"\n{4,}")
 _SPACE = re.compile(r"\s+")
 _MAX_TITLE_CHARS = 200

@@ -1,65 +1,78 @@
-"""From parsed text to the documents of a corpus: cleaned, titled, each text once."""
+"""From parsed text to a document of the corpus: redacted, cleaned, titled, filtered."""
 
 from __future__ import annotations
 
 import hashlib
+import json
+from collections import Counter
+from dataclasses import replace
 
-from pipeline_lib.corpus.cleaning import clean_text, clean_title
-from pipeline_lib.corpus.drops import DropReason
-from pipeline_lib.corpus.headings import first_heading
-from pipeline_lib.corpus.parsers import ParsedDocument
+from pipeline_lib.config.corpus import FilterConfig
+from pipeline_lib.corpus.drops import DropReason, make_drop
+from pipeline_lib.corpus.filters import apply_filters, redact
+from pipeline_lib.corpus.outline import assemble
+from pipeline_lib.corpus.parsing.base import ParsedDocument
 from pipeline_lib.corpus.schema import Document, Drop
+from pipeline_lib.corpus.sources.base import SourceInput
 
 _DOCUMENT_ID_LENGTH = 32
 
 
 def document_id(source_uri: str) -> str:
     """32 hex digits of the URI's SHA-256."""
-    return hashlib.sha256(source_uri.encode()).hexdigest()[:_DOCUMENT_ID_LENGTH]
+    return hashlib.sha256(source_uri.encode("utf-8", "backslashreplace")).hexdigest()[
+        :_DOCUMENT_ID_LENGTH
+    ]
 
 
-def build_document(parsed: ParsedDocument) -> Document | Drop:
-    """Clean a parsed document; without any text left it is dropped as `empty`."""
-    text = clean_text(parsed.text)
-    if not text.strip():
-        return Drop(
-            source_uri=parsed.source_uri,
-            reason=DropReason.EMPTY.value,
-            detail=f"no text is left of {len(parsed.text)} characters after cleaning",
-        )
-    titles = (parsed.title, first_heading(text, parsed.media_type), parsed.name)
-    return Document(
+def build_document(
+    parsed: ParsedDocument, item: SourceInput, config: FilterConfig, *, ordinal: int = 0
+) -> Document | Drop:
+    """The document, or why there is none: no text is left, or a filter refused it.
+
+    Args:
+        parsed: what a parser found.
+        item: the input it was found in.
+        config: what to redact and what to refuse.
+        ordinal: its position among the documents of the input.
+    """
+    parsed, redactions = _redacted(parsed, config)
+    assembled = assemble(parsed)
+    if not assembled.text.strip():
+        num_chars = sum(len(segment.text) for segment in parsed.segments)
+        detail = f"no text is left of {num_chars} characters after cleaning"
+        return make_drop(parsed.source_uri, DropReason.EMPTY, detail)
+    document = Document(
         document_id=document_id(parsed.source_uri),
         source_uri=parsed.source_uri,
-        title=next((title for title in map(clean_title, filter(None, titles)) if title), ""),
+        title=assembled.title,
         media_type=parsed.media_type,
-        text=text,
-        content_sha256=hashlib.sha256(text.encode()).hexdigest(),
+        text=assembled.text,
+        content_sha256=hashlib.sha256(assembled.text.encode()).hexdigest(),
+        input_uri=item.uri,
+        input_sha256=item.content_sha256,
+        language=parsed.language,
+        metadata_json=_json({**item.metadata, **parsed.metadata}),
+        sections=assembled.sections,
+        input_ordinal=ordinal,
+        encoding=parsed.encoding,
     )
+    outcome = apply_filters(document, config)
+    if isinstance(outcome.document, Drop):
+        return outcome.document
+    return replace(outcome.document, redactions_json=_json(redactions + outcome.redactions))
 
 
-class Deduplicator:
-    """Lets each text and each URI through once. Keeps hashes and URIs, not texts."""
+def _redacted(parsed: ParsedDocument, config: FilterConfig) -> tuple[ParsedDocument, Counter[str]]:
+    """Before any offset is counted, so that offsets count in the text that is kept."""
+    redactions: Counter[str] = Counter()
+    segments = []
+    for segment in parsed.segments:
+        text, found = redact(segment.text, config)
+        redactions += found
+        segments.append(replace(segment, text=text))
+    return replace(parsed, segments=tuple(segments)), redactions
 
-    def __init__(self) -> None:
-        self._uri_by_content: dict[str, str] = {}
-        self._uris: set[str] = set()
 
-    def refuse(self, document: Document) -> Drop | None:
-        """The drop, if an earlier document has this text or this URI; else remember it."""
-        kept_uri = self._uri_by_content.get(document.content_sha256)
-        if kept_uri is not None:
-            return Drop(
-                source_uri=document.source_uri,
-                reason=DropReason.DUPLICATE.value,
-                detail=f"its text equals that of {kept_uri}, which was kept",
-            )
-        if document.source_uri in self._uris:
-            return Drop(
-                source_uri=document.source_uri,
-                reason=DropReason.DUPLICATE_URI.value,
-                detail="an earlier record has this URI with another text; give each record an 'id'",
-            )
-        self._uri_by_content[document.content_sha256] = document.source_uri
-        self._uris.add(document.source_uri)
-        return None
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, default=str)

@@ -47,7 +47,7 @@ class Question:
     @property
     def is_oracle_in_context(self) -> bool:
         """Whether the answer can be quoted from the given passages."""
-        return any(hit.chunk_id == self.row.oracle_chunk_id for hit in self.context)
+        return any(hit.covers(self.row.oracle_chunk_id) for hit in self.context)
 
     @property
     def task(self) -> ArmTask:
@@ -140,7 +140,10 @@ def _record(question: Question, answers: Sequence[ArmAnswer]) -> QuestionRecord:
         reference_target=render_target(row),
         oracle_chunk_id=row.oracle_chunk_id,
         is_oracle_in_context=question.is_oracle_in_context,
-        retrieved_chunk_ids=tuple(hit.chunk_id for hit in question.hits),
+        retrieved_chunk_ids=tuple(
+            row.oracle_chunk_id if hit.covers(row.oracle_chunk_id) else hit.chunk_id
+            for hit in question.hits
+        ),
         retrieval={},
         passages=tuple(
             RecordedPassage(
@@ -151,7 +154,7 @@ def _record(question: Question, answers: Sequence[ArmAnswer]) -> QuestionRecord:
                 text=hit.text,
                 rank=hit.rank,
                 score=hit.score,
-                is_oracle=hit.chunk_id == row.oracle_chunk_id,
+                is_oracle=hit.covers(row.oracle_chunk_id),
             )
             for hit in question.context
         ),

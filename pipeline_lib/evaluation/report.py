@@ -78,10 +78,10 @@ def render_report(content: ReportContent) -> str:
     summary = content.summary
     arms = list(summary.arms)
     shown = list(content.records[:_MOST_QUESTIONS_SHOWN])
-    script = _environment().get_template("report.js").render()
+    script = report_environment().get_template("report.js").render()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return (
-        _environment()
+        report_environment()
         .get_template("report.html")
         .render(
             content=content,
@@ -106,7 +106,8 @@ def render_report(content: ReportContent) -> str:
 
 
 @cache
-def _environment() -> Environment:
+def report_environment() -> Environment:
+    """Templates of the evaluation reports: everything is escaped, nothing may be undefined."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(

@@ -14,10 +14,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pipeline_lib.artifacts.manifest import ArtifactRef, Manifest
+from pipeline_lib.artifacts.manifest import ArtifactRef
 from pipeline_lib.config import EvaluateConfig
 from pipeline_lib.errors import ModelNotFoundError
 from pipeline_lib.evaluation.arms import Arm, ArmOutput, ModelOpener, open_local_model, run_arm
+from pipeline_lib.evaluation.lineage import trace_lineage
 from pipeline_lib.evaluation.metrics import EVALUATION_VERSION
 from pipeline_lib.evaluation.questions import Question, make_records, retrieve, select_rows
 from pipeline_lib.evaluation.records import (
@@ -32,12 +33,13 @@ from pipeline_lib.evaluation.records import (
     QuestionRecord,
     write_records,
 )
-from pipeline_lib.evaluation.report import LineageEntry, ReportContent, render_report
+from pipeline_lib.evaluation.report import ReportContent, render_report
 from pipeline_lib.evaluation.scoring import summarize
 from pipeline_lib.generation.base import GenerationParams
 from pipeline_lib.models import resolve_model
 from pipeline_lib.progress import phase
 from pipeline_lib.raft.rendering import FORMAT_VERSION
+from pipeline_lib.retrieval.reranking import reranker_inputs
 from pipeline_lib.retrieval.search import PassageSearcher, Searcher
 from pipeline_lib.stage import (
     ArtifactDraft,
@@ -123,6 +125,7 @@ def evaluate(
             **inputs.artifacts,
             "base_model": manifest.inputs["base_model"],
             "prompt_format": str(FORMAT_VERSION),
+            **reranker_inputs(ws.settings, config.retrieval),
         },
         seed=config.seed,
         build=lambda draft: _build(ws, draft, config, inputs, open_model, open_searcher),
@@ -233,7 +236,7 @@ def _report_content(
         models={arm.name: arm.model for arm in arms},
         training_log=_training_log(ws.artifacts.directory(inputs.model) / LOG_FILE),
         funnel=_funnel(ws.artifacts.directory(inputs.dataset) / _FUNNEL_FILE),
-        lineage=_lineage(ws, inputs),
+        lineage=trace_lineage(ws, inputs.artifacts),
         config=config.model_dump(mode="json"),
         libraries=library_versions(),
         code_version=code_version(),
@@ -251,27 +254,3 @@ def _funnel(path: Path) -> dict[str, Any] | None:
         return None
     funnel: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return funnel
-
-
-def _lineage(ws: Workspace, inputs: _Inputs) -> list[LineageEntry]:
-    """Every artifact the evaluation rests on, nearest first, each once."""
-    waiting = list(inputs.artifacts.items())
-    seen: dict[ArtifactRef, LineageEntry] = {}
-    while waiting:
-        role, ref = waiting.pop(0)
-        if ref in seen:
-            continue
-        manifest = ws.artifacts.manifest(ref)
-        seen[ref] = _lineage_entry(ws, role, manifest)
-        waiting.extend(manifest.input_refs.items())
-    return list(seen.values())
-
-
-def _lineage_entry(ws: Workspace, role: str, manifest: Manifest) -> LineageEntry:
-    return LineageEntry(
-        role=role,
-        reference=str(manifest.ref),
-        uri=ws.artifacts.uri(manifest.ref),
-        made_at=manifest.finished_at,
-        code_version=manifest.code_version,
-    )

@@ -99,7 +99,7 @@ class RowAssembler:
         )
 
     def _oracle(self, draft: Draft) -> Passage:
-        hit = next((hit for hit in draft.hits if hit.chunk_id == draft.oracle.chunk_id), None)
+        hit = next((hit for hit in draft.hits if hit.covers(draft.oracle.chunk_id)), None)
         return Passage(
             chunk_id=draft.oracle.chunk_id,
             document_id=draft.oracle.document_id,

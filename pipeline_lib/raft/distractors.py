@@ -106,7 +106,7 @@ class _Taken:
     def __init__(self, evidence: Evidence, guarded: Counter[str]) -> None:
         self._evidence = evidence
         self._guarded = guarded
-        self._answer = _words_in_order(evidence.final_answer)
+        self._answer = words_in_order(evidence.final_answer)
         self._quotes = [fold(quote) for quote in evidence.quotes]
         self._ids = {evidence.oracle.chunk_id}
         self._texts = {fold(evidence.oracle.text)}
@@ -140,8 +140,8 @@ def _random_one(chunk: Chunk, hit: Hit | None) -> Distractor:
     return Distractor(chunk, "random", hit.rank, hit.score)
 
 
-def _words_in_order(answer: str) -> re.Pattern[str] | None:
-    """Finds the answer's words, whatever case and punctuation; `None` without words."""
+def words_in_order(answer: str) -> re.Pattern[str] | None:
+    """Pattern of the answer's words, whatever case and punctuation; `None` without words."""
     words = re.findall(r"\w+", answer)
     if not words:
         return None

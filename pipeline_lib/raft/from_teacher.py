@@ -172,7 +172,7 @@ class TeacherRows:
         )
         kept = []
         for item, hits in zip(asked, ranked, strict=True):
-            if any(hit.chunk_id == item.fact.chunk.chunk_id for hit in hits[:top_k]):
+            if any(hit.covers(item.fact.chunk.chunk_id) for hit in hits[:top_k]):
                 kept.append((item, tuple(hits)))
                 self._funnel.keep("round_trip")
             else:

@@ -27,6 +27,7 @@ from pipeline_lib.raft.recorded import RecordedTeacher
 from pipeline_lib.raft.rendering import FORMAT_VERSION
 from pipeline_lib.raft.rows import SPLITS, RaftRow, split_file, write_rows
 from pipeline_lib.raft.user_pairs import UserPairs, read_user_pairs
+from pipeline_lib.retrieval.reranking import reranker_inputs
 from pipeline_lib.retrieval.search import Searcher
 from pipeline_lib.stage import ArtifactDraft, StageResult, Workspace, run_stage
 
@@ -87,6 +88,7 @@ def synthesize(
         "index": index,
         "teacher": identity,
         "prompts": f"{_writer_class(config).prompt_version}/format-{FORMAT_VERSION}",
+        **reranker_inputs(ws.settings, config.retrieval),
     }
     if pairs is not None:
         inputs["user_questions"] = f"sha256:{pairs.sha256}"

@@ -5,18 +5,18 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline_lib.errors import ConfigError
-from pipeline_lib.generation.hardware import best_device, best_dtype
+from pipeline_lib.retrieval.batching import TokenizedTexts, token_budget_batches
 
 if TYPE_CHECKING:
-    from sentence_transformers import SentenceTransformer
+    from pipeline_lib.retrieval.dense_model import DenseModel, Task
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +24,10 @@ FloatMatrix = npt.NDArray[np.float32]
 OnEncoded = Callable[[int], None]
 """Called after each batch with the number of texts in it."""
 
+TOKENIZE_WINDOW = 2_048
+"""Texts tokenised, and sorted by length, together; one window is ahead of the model."""
+_GPU_BATCH_FACTOR = 16
+"""How many times more tokens a batch has on a GPU, which needs them to be busy."""
 _CHARS_PER_TOKEN = 4
 _LOADING = threading.Lock()
 """transformers builds models through process-wide state: two threads must not load at once."""
@@ -35,6 +39,14 @@ class TextEncoder(Protocol):
     @property
     def identity(self) -> str:
         """Equal identities give vectors of the same space."""
+
+    @property
+    def document_recipe(self) -> str:
+        """What besides the model shapes a passage's vector: the prompt and the number format.
+
+        Equal identities and recipes give equal vectors up to rounding, so that a vector made once
+        need not be made again. May load the model.
+        """
 
     @property
     def dimension(self) -> int:
@@ -52,16 +64,18 @@ class TextEncoder(Protocol):
 class DenseEncoder:
     """A sentence-transformers model; loaded when the first text comes.
 
-    Computes in bfloat16 where the machine does so natively, else in float32. On a CPU the weights
-    stay float32 and only matrix products are cast, which costs no speed on small models and keeps
-    vectors closer to the float32 ones; on a GPU the weights are cast too.
+    Computes in bfloat16 where the device does so natively and the vectors stay what they are (see
+    `dense_model`), else in float32. On a CPU the weights stay float32 and only matrix products are
+    cast, which costs no speed on small models and keeps vectors closer to the float32 ones; on a
+    GPU the weights are cast too.
 
     Safe to share between threads: they take turns, as the tokenizer is not reentrant.
 
     Args:
         path: folder of the model, with safetensors.
         identity: the model's content hash.
-        batch_tokens: padded tokens per batch, that is texts times the longest text's tokens.
+        batch_tokens: padded tokens per batch, that is texts times the longest text's tokens; a GPU
+            gets 16 times as many.
     """
 
     def __init__(self, path: Path, identity: str, batch_tokens: int = 8192) -> None:
@@ -69,7 +83,7 @@ class DenseEncoder:
         self._identity = identity
         self._batch_tokens = batch_tokens
         self._turn = threading.RLock()
-        self._loaded: SentenceTransformer | None = None
+        self._loaded: DenseModel | None = None
 
     @property
     def identity(self) -> str:
@@ -77,12 +91,18 @@ class DenseEncoder:
         return self._identity
 
     @property
+    def document_recipe(self) -> str:
+        """The prompt for passages and the number format; loads the model."""
+        model = self._model()
+        return f"prompt={model.document_prompt!r} format={model.number_format}"
+
+    @property
     def dimension(self) -> int:
         """Length of a vector."""
-        dimension = self._model().get_embedding_dimension()
+        dimension = self._model().dimension
         if dimension is None:
             return int(self.encode_queries(["dimension"]).shape[1])
-        return int(dimension)
+        return dimension
 
     def encode_documents(
         self, texts: Sequence[str], on_encoded: OnEncoded | None = None
@@ -96,119 +116,92 @@ class DenseEncoder:
             normalises.
         """
         with self._turn:
-            return self._encode(self._model().encode_document, texts, on_encoded)
+            return self._encode(texts, "document", on_encoded)
 
     def encode_queries(self, texts: Sequence[str]) -> FloatMatrix:
         """Vectors of queries, with the model's query prompt if it has one; as documents else."""
         with self._turn:
-            return self._encode(self._model().encode_query, texts, None)
+            return self._encode(texts, "query", None)
 
     def _encode(
-        self, encode: Callable[..., Any], texts: Sequence[str], on_encoded: OnEncoded | None
+        self, texts: Sequence[str], task: Task, on_encoded: OnEncoded | None
     ) -> FloatMatrix:
         if not texts:
             return np.empty((0, self.dimension), dtype=np.float32)
-        lengths = self._token_counts(texts)
-        rows: list[npt.NDArray[np.float32] | None] = [None] * len(texts)
-        with self._precision():
-            for batch in token_budget_batches(lengths, self._batch_tokens):
-                vectors = encode(
-                    [texts[i] for i in batch],
-                    batch_size=len(batch),
-                    show_progress_bar=False,
-                    convert_to_numpy=True,
-                )
-                for index, vector in zip(batch, vectors, strict=True):
-                    rows[index] = vector
-                if on_encoded is not None:
-                    on_encoded(len(batch))
-        matrix = np.asarray(rows, dtype=np.float32)
-        return _unit_rows(matrix) if self._normalises() else matrix
-
-    def _token_counts(self, texts: Sequence[str]) -> list[int]:
-        """Tokens per text as the model sees them, special tokens included."""
-        from transformers import PreTrainedTokenizerBase
-
         model = self._model()
-        tokenizer = model.tokenizer
-        if not isinstance(tokenizer, PreTrainedTokenizerBase):
-            # Models without a transformer have tokenizers of another kind; a guess will do, as
-            # only the sizes of batches depend on it.
-            return [1 + len(text) // _CHARS_PER_TOKEN for text in texts]
-        encoded = tokenizer(list(texts), verbose=False, return_attention_mask=False)
-        counts = [len(ids) for ids in encoded["input_ids"]]
-        longest = model.max_seq_length
-        if longest is None:
-            return counts
-        num_cut = sum(count > longest for count in counts)
+        batches = self._batches_of_tokens if model.takes_token_ids else self._batches_of_texts
+        rows: list[npt.NDArray[np.float32] | None] = [None] * len(texts)
+        for indices, vectors in batches(model, texts, task):
+            for index, vector in zip(indices, vectors, strict=True):
+                rows[index] = vector
+            if on_encoded is not None:
+                on_encoded(len(indices))
+        matrix = np.asarray(rows, dtype=np.float32)
+        return _unit_rows(matrix) if model.normalises else matrix
+
+    def _batches_of_tokens(
+        self, model: DenseModel, texts: Sequence[str], task: Task
+    ) -> Iterator[tuple[list[int], FloatMatrix]]:
+        """Indices and vectors batch by batch, while the next window is being tokenised."""
+        budget = self._budget(model)
+        num_cut = 0
+        for start, tokens in _tokenized_ahead(model, texts, task):
+            num_cut += tokens.num_cut
+            for batch in token_budget_batches(tokens.lengths, budget):
+                yield [start + row for row in batch], model.embed(tokens, batch, task)
         if num_cut:
             logger.warning(
                 "%d of %d texts are longer than the %d tokens that the embedding model reads; "
                 "the rest of each is not embedded. Use smaller chunks.",
                 num_cut,
                 len(texts),
-                longest,
+                model.longest_input,
             )
-        return [min(count, longest) for count in counts]
 
-    def _model(self) -> SentenceTransformer:
+    def _batches_of_texts(
+        self, model: DenseModel, texts: Sequence[str], task: Task
+    ) -> Iterator[tuple[list[int], FloatMatrix]]:
+        """For models that do not take token ids: lengths are guessed, which only shapes batches."""
+        lengths = [1 + len(text) // _CHARS_PER_TOKEN for text in texts]
+        for batch in token_budget_batches(lengths, self._budget(model)):
+            yield batch, model.encode([texts[index] for index in batch], task)
+
+    def _budget(self, model: DenseModel) -> int:
+        on_gpu = model.device.type != "cpu"
+        return self._batch_tokens * (_GPU_BATCH_FACTOR if on_gpu else 1)
+
+    def _model(self) -> DenseModel:
+        from pipeline_lib.retrieval.dense_model import DenseModel
+
         with self._turn:
             if self._loaded is None:
                 with _LOADING:
-                    self._loaded = _load(self._path)
+                    self._loaded = DenseModel(self._path)
             return self._loaded
 
-    def _precision(self) -> AbstractContextManager[object]:
-        import torch
 
-        device = self._model().device
-        if device.type != "cpu" or best_dtype(device) == torch.float32:
-            return nullcontext()
-        return torch.autocast("cpu", dtype=best_dtype(device))
-
-    def _normalises(self) -> bool:
-        from sentence_transformers.sentence_transformer.modules import Normalize
-
-        return any(isinstance(module, Normalize) for module in self._model())
+@lru_cache(maxsize=2)
+def shared_encoder(path: Path, identity: str, batch_tokens: int) -> DenseEncoder:
+    """One encoder for all calls in this process, so that a worker loads its model once."""
+    return DenseEncoder(path, identity, batch_tokens)
 
 
-def token_budget_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Cut indices, longest first, into batches of at most `budget` padded tokens.
+def _tokenized_ahead(
+    model: DenseModel, texts: Sequence[str], task: Task
+) -> Iterator[tuple[int, TokenizedTexts]]:
+    """First index and token ids of window after window, the next made in a thread meanwhile."""
+    starts = range(0, len(texts), TOKENIZE_WINDOW)
+    with ThreadPoolExecutor(1, thread_name_prefix="tokenizer") as thread:
 
-    Longest first, so that running out of memory shows at once. A text longer than the budget makes
-    a batch of its own.
-    """
-    batch: list[int] = []
-    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        if batch and lengths[batch[0]] * (len(batch) + 1) > budget:
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch
+        def submit(start: int) -> Future[TokenizedTexts]:
+            return thread.submit(model.tokenize, texts[start : start + TOKENIZE_WINDOW], task)
 
-
-def _load(path: Path) -> SentenceTransformer:
-    from sentence_transformers import SentenceTransformer
-
-    device = best_device()
-    options: dict[str, Any] = {"use_safetensors": True}
-    if device.type != "cpu":
-        options["dtype"] = best_dtype(device)
-    try:
-        return SentenceTransformer(
-            str(path),
-            device=str(device),
-            local_files_only=True,
-            trust_remote_code=False,
-            model_kwargs=options,
-        )
-    except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(
-            f"The embedding model in {path} cannot be loaded: {error}",
-            hint="Give a sentence-transformers model: a folder with modules.json, config.json, "
-            "tokenizer.json and model.safetensors.",
-        ) from error
+        upcoming = submit(starts[0])
+        for start, following in zip(starts, [*starts[1:], None], strict=True):
+            tokens = upcoming.result()
+            if following is not None:
+                upcoming = submit(following)
+            yield start, tokens
 
 
 def _unit_rows(matrix: FloatMatrix) -> FloatMatrix:

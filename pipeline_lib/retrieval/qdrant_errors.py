@@ -22,6 +22,10 @@ LOCAL_STORAGE_ERRORS = (sqlite3.Error, OSError, ValueError, KeyError, EOFError, 
 _KEY_HINT = "Set RAFTLINE_QDRANT_API_KEY to a key that may write."
 _RETRY_HINT = "Is the server up? Its address is RAFTLINE_QDRANT_URL."
 _MISSING_HINT = "Run the index stage again: it puts back what is missing."
+_UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"
+_CERTIFICATE_HINT = (
+    "Set RAFTLINE_QDRANT_CA_FILE to the certificate of the authority that signed the server's."
+)
 _STRANGE = "it did not answer like Qdrant"
 _STRANGE_HINT = (
     "Does RAFTLINE_QDRANT_URL lead to a Qdrant server, and is its version close to that of the "
@@ -42,6 +46,7 @@ def translated_errors(doing: str, where: str) -> Iterator[None]:
 
     Raises:
         VectorStoreUnavailableError: no connection, a timeout, throttling, or a 5xx answer.
+            (A certificate that is not trusted is final: it will not be trusted later.)
         VectorStoreError: anything else; the hint says what to do about it.
     """
     import grpc
@@ -55,6 +60,10 @@ def translated_errors(doing: str, where: str) -> Iterator[None]:
     except UnexpectedResponse as error:
         raise _from_status(failed, error) from error
     except ResponseHandlingException as error:
+        if _UNTRUSTED in str(error.source):
+            raise VectorStoreError(
+                f"{failed}: {_detail(error.source)}", hint=_CERTIFICATE_HINT
+            ) from error
         if isinstance(error.source, TransportError):
             raise VectorStoreUnavailableError(
                 f"{failed}: {_detail(error.source)}", hint=_RETRY_HINT
@@ -74,6 +83,22 @@ def translated_errors(doing: str, where: str) -> Iterator[None]:
         raise _from_grpc(failed, error) from error
     except LOCAL_STORAGE_ERRORS as error:
         raise VectorStoreError(f"{failed}: {_detail(error)}", hint=_MISSING_HINT) from error
+
+
+def retry_after_seconds(error: VectorStoreError) -> float | None:
+    """How long the server asked to wait before the next request, if it did."""
+    from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
+    from qdrant_client.http.exceptions import UnexpectedResponse
+
+    cause = error.__cause__
+    if isinstance(cause, ResourceExhaustedResponse):
+        return float(cause.retry_after_s)
+    if isinstance(cause, UnexpectedResponse):
+        try:
+            return max(0.0, float(cause.headers.get("Retry-After", "")))
+        except ValueError:
+            return None  # a date, or nothing
+    return None
 
 
 def _from_status(failed: str, error: UnexpectedResponse) -> VectorStoreError:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from pipeline_lib.corpus.documents import document_id
+from pipeline_lib.corpus.media_types import MARKDOWN, PLAIN_TEXT
+from pipeline_lib.corpus.outline import assemble
+from pipeline_lib.corpus.parsing.base import ParsedDocument, Segment
 from pipeline_lib.corpus.schema import Document
-from pipeline_lib.corpus.sources import PLAIN_TEXT, RawInput
+from pipeline_lib.corpus.sources.base import SourceInput
+from pipeline_lib.corpus.sources.locators import FileLocator
 
 
 def make_word_tokenizer() -> Tokenizer:
@@ -79,13 +85,22 @@ def model_folder(tmp_path: Path) -> Path:
 def make_document(
     text: str, media_type: str = PLAIN_TEXT, source_uri: str = "file:d/a.txt"
 ) -> Document:
+    """A document with the outline that `text` has; text that is clean already stays as it is."""
+    parsed = ParsedDocument(
+        source_uri=source_uri,
+        media_type=media_type,
+        segments=(Segment(text=text),),
+        is_markdown=media_type == MARKDOWN,
+    )
+    assembled = assemble(parsed)
     return Document(
         document_id=document_id(source_uri),
         source_uri=source_uri,
         title="A",
         media_type=media_type,
-        text=text,
-        content_sha256="",
+        text=assembled.text,
+        content_sha256=hashlib.sha256(assembled.text.encode()).hexdigest(),
+        sections=assembled.sections,
     )
 
 
@@ -94,13 +109,17 @@ def document() -> Callable[..., Document]:
     return make_document
 
 
-@pytest.fixture
-def raw_input() -> Callable[..., RawInput]:
-    """An input of any name; the bytes are given to the parser separately."""
+def make_input(uri: str = "file:docs/page.x", data: bytes = b"", **fields: Any) -> SourceInput:
+    """An input whose bytes are given to whoever parses it; its locator leads nowhere."""
+    values = {
+        "uri": uri,
+        "locator": FileLocator(path="/nowhere"),
+        "content_sha256": hashlib.sha256(data).hexdigest(),
+        "size_bytes": len(data),
+    }
+    return SourceInput(**(values | fields))
 
-    def make(media_type: str, source_uri: str = "file:docs/page.x") -> RawInput:
-        return RawInput(
-            source_uri=source_uri, media_type=media_type, content_sha256="", load=lambda: b""
-        )
 
-    return make
+@pytest.fixture(scope="session")
+def source_input() -> Callable[..., SourceInput]:
+    return make_input

@@ -65,3 +65,9 @@ def test_titles_are_one_short_line() -> None:
     assert clean_title("  A\n  long\u00ad \t title ") == "A long title"
     assert clean_title("x" * 200) == "x" * 200
     assert clean_title("x" * 201) == "x" * 199 + "…"
+
+
+def test_a_long_run_of_spaces_costs_no_more_than_its_length() -> None:
+    """Its length squared would be minutes here."""
+    text = f"a{' ' * 500_000}b"
+    assert clean_text(text) == text

@@ -17,7 +17,7 @@ from deployments.cli.main import app
 from pipeline_lib.errors import ConfigError, StackError
 
 COMMANDS = [
-    ["up"], ["down"], ["status"], ["demo"], ["ask"], ["show"],
+    ["up"], ["down"], ["status"], ["demo"], ["ask"], ["search"], ["show"],
     ["models"], ["models", "fetch"], ["models", "list"],
 ]  # fmt: skip
 RAFTLINE = [sys.executable, "-c", "from deployments.cli.main import main; main()"]

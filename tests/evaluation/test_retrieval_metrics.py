@@ -41,7 +41,7 @@ def test_ndcg_has_linear_gain_and_an_ideal_over_all_judged_documents():
 
 
 def test_a_query_without_results_scores_zero():
-    assert [measure([], {"d1": 1}, 5) for measure in MEASURES.values()] == [0.0] * 4
+    assert [measure([], {"d1": 1}, 5) for measure in MEASURES.values()] == [0.0] * len(MEASURES)
 
 
 def test_a_repeated_document_counts_once_at_its_best_rank():
@@ -66,7 +66,7 @@ def test_all_measures_equal_trec_eval_on_random_rankings():
         qrels[query][judged[0]] = 1
         ranking = chooser.sample(documents, chooser.randint(1, 30))
         runs[query] = {name: 1000.0 - rank for rank, name in enumerate(ranking)}
-    names = {"recall": "recall", "precision": "P", "ndcg": "ndcg_cut"}
+    names = {"recall": "recall", "precision": "P", "ndcg": "ndcg_cut", "success": "success"}
     for k in (1, 3, 5, 10, 20):
         wanted = {f"{trec_name}.{k}" for trec_name in names.values()}
         reference = pytrec_eval.RelevanceEvaluator(qrels, wanted).evaluate(runs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple
 from itertools import product
 
 import numpy as np
@@ -12,9 +13,12 @@ from pipeline_lib.evaluation.metrics.generation import bleu_from_sums, bleu_stat
 from pipeline_lib.evaluation.statistics import (
     Resampling,
     compare,
+    compare_columns,
     compare_means,
     estimate,
+    estimate_columns,
     estimate_mean,
+    holm_adjusted,
     ratio_of_sums,
 )
 
@@ -133,3 +137,25 @@ def test_no_questions_and_unpaired_arms_are_refused():
         estimate_mean([], RESAMPLING)
     with pytest.raises(ValueError, match="not paired"):
         compare_means([1.0], [1.0, 2.0], RESAMPLING)
+
+
+def test_many_metrics_at_once_are_each_what_they_are_alone() -> None:
+    values = np.random.default_rng(5).random((40, 3))
+    against = values * 0.9
+    estimates = estimate_columns(values, RESAMPLING)
+    differences = compare_columns(values, against, RESAMPLING)
+    for column in range(3):
+        alone = estimate_mean(values[:, column], RESAMPLING)
+        assert astuple(estimates[column]) == pytest.approx(astuple(alone))
+        paired = compare_means(values[:, column], against[:, column], RESAMPLING)
+        assert astuple(differences[column]) == pytest.approx(astuple(paired))
+    with pytest.raises(ValueError, match="no questions"):
+        estimate_columns(values[:0], RESAMPLING)
+    with pytest.raises(ValueError, match="not paired"):
+        compare_columns(values, against[:, :2], RESAMPLING)
+
+
+def test_holm_multiplies_by_what_is_left_and_never_falls_behind() -> None:
+    assert holm_adjusted([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm_adjusted([0.5, 0.9]) == [1.0, 1.0]
+    assert holm_adjusted([]) == []

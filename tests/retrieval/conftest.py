@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import threading
 import uuid
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from jsonschema import Draft202012Validator
 from pydantic import BaseModel, TypeAdapter
 from qdrant_client import QdrantClient, models
 
@@ -35,6 +39,7 @@ from pipeline_lib.settings import Settings
 from pipeline_lib.stage import ArtifactDraft, Workspace, run_stage
 
 DIMENSION = 32
+OPENAPI = Path(__file__).parent / "openapi"
 
 
 class HashingEncoder:
@@ -42,6 +47,7 @@ class HashingEncoder:
 
     def __init__(self, identity: str = "hashing-1") -> None:
         self.identity = identity
+        self.document_recipe = "words"
         self.dimension = DIMENSION
         self.num_encoded = 0
         self.fail_after: int | None = None
@@ -96,7 +102,11 @@ def build_corpus(texts: Sequence[str], title: str = "Title") -> Corpus:
 
 
 def publish_corpus(
-    ws: Workspace, corpus: Corpus, name: str = "demo", config: IngestConfig | None = None
+    ws: Workspace,
+    corpus: Corpus,
+    name: str = "demo",
+    config: IngestConfig | None = None,
+    details: dict[str, Any] | None = None,
 ) -> ArtifactRef:
     """A corpus artifact, as the ingest stage would publish it."""
 
@@ -107,6 +117,7 @@ def publish_corpus(
         )
         rows = [asdict(chunk) for chunk in corpus.chunks]
         pq.write_table(pa.Table.from_pylist(rows, CHUNK_SCHEMA), draft.directory / CHUNKS_FILE)
+        draft.details.update(details or {})
 
     mark = repr([(d.title, d.text) for d in corpus.documents])
     return run_stage(
@@ -158,6 +169,59 @@ def recorded_progress() -> RecordedProgress:
     return RecordedProgress()
 
 
+@dataclass(frozen=True)
+class RequestRules:
+    """Which requests Qdrant's interface allows; see `openapi/README.md`."""
+
+    rules: dict[str, Any]
+    published: dict[str, Any] | None
+
+    @classmethod
+    @cache
+    def load(cls) -> RequestRules:
+        rules = json.loads((OPENAPI / "qdrant-1.19.json").read_text())
+        path = os.environ.get("RAFTLINE_QDRANT_OPENAPI")
+        return cls(rules, json.loads(Path(path).read_text()) if path else None)
+
+    def violations(self, method: str, target: str, body: Any) -> list[str]:
+        """What is wrong with a request; nothing for a good one."""
+        path, _, query = target.partition("?")
+        for endpoint in self.rules["endpoints"]:
+            pattern = endpoint["path"].replace("{collection_name}", "[^/]+")
+            if endpoint["method"] == method and re.fullmatch(pattern, path):
+                found = self._query_violations(endpoint, query)
+                found += self._body_violations(endpoint.get("body"), body)
+                found += self._published_violations(endpoint, body)
+                return [f"{method} {target}: {text}" for text in found]
+        return [f"{method} {target}: no such endpoint"]
+
+    def _query_violations(self, endpoint: dict[str, Any], query: str) -> list[str]:
+        found = []
+        for name, value in parse_qsl(query, keep_blank_values=True):
+            if name not in endpoint.get("query", []):
+                found.append(f"no parameter {name}")
+            else:
+                found += _schema_errors(self.rules["query_parameters"][name], value)
+        return found
+
+    def _body_violations(self, name: str | None, body: Any) -> list[str]:
+        if name is None:
+            return [] if body is None else ["takes no body"]
+        schema = {"$ref": f"#/$defs/{name}", "$defs": self.rules["$defs"]}
+        return _schema_errors(schema, body)
+
+    def _published_violations(self, endpoint: dict[str, Any], body: Any) -> list[str]:
+        if self.published is None or "body" not in endpoint:
+            return []
+        operation = self.published["paths"][endpoint["path"]][endpoint["method"].lower()]
+        schema = operation["requestBody"]["content"]["application/json"]["schema"]
+        return _schema_errors({**schema, "components": self.published["components"]}, body)
+
+
+def _schema_errors(schema: dict[str, Any], value: Any) -> list[str]:
+    return [error.message[:300] for error in Draft202012Validator(schema).iter_errors(value)]
+
+
 @dataclass
 class QdrantOverHttp:
     """The part of Qdrant's REST API that the store uses, answered by an in-memory client.
@@ -169,10 +233,27 @@ class QdrantOverHttp:
     client: QdrantClient = field(default_factory=lambda: QdrantClient(":memory:"))
     fault: int | str | None = None
     fault_headers: dict[str, str] = field(default_factory=dict)
+    refuse_after: int | None = None
+    """Every request after this many is met by `fault` too."""
+    faults_left: int | None = None
+    """The fault ends after this many requests."""
+    rules: RequestRules = field(default_factory=lambda: RequestRules.load())
+    violations: list[str] = field(default_factory=list)
+    """Requests that Qdrant's published interface does not know."""
     requests: list[tuple[str, str]] = field(default_factory=list)
     api_keys: set[str | None] = field(default_factory=set)
     bodies: list[Any] = field(default_factory=list)
     url: str = ""
+
+    def next_fault(self) -> int | str | None:
+        """What is wrong with the answer to the next request."""
+        if self.refuse_after is not None and len(self.requests) <= self.refuse_after:
+            return None
+        if self.faults_left is not None:
+            if not self.faults_left:
+                return None
+            self.faults_left -= 1
+        return self.fault
 
     def answer(self, method: str, path: str, body: Any) -> Any:
         """What Qdrant puts under `result`."""
@@ -184,12 +265,19 @@ class QdrantOverHttp:
                 return self.client.update_collection_aliases(parsed.actions)
             case "GET", ["exists"]:
                 return {"exists": self.client.collection_exists(name)}
+            case "GET", [] if not name:
+                return self.client.get_collections()
+            case "DELETE", []:
+                return self.client.delete_collection(name)
             case "PUT", []:
                 create = _parse(models.CreateCollection, body)
+                if self.client.collection_exists(name):
+                    raise FileExistsError(name)
                 return self.client.create_collection(
                     name,
                     vectors_config=create.vectors,
                     sparse_vectors_config=create.sparse_vectors,
+                    metadata=body.get("metadata"),
                 )
             case "PATCH", []:
                 return self.client.update_collection(name, metadata=body["metadata"])
@@ -201,7 +289,9 @@ class QdrantOverHttp:
                 return self.client.upsert(name, _parse(models.PointsList, body).points)
             case "POST", ["points"]:
                 request = _parse(models.PointRequest, body)
-                return self.client.retrieve(name, request.ids, with_payload=True)
+                return self.client.retrieve(
+                    name, request.ids, with_payload=True, with_vectors=request.with_vector or False
+                )
             case "POST", ["points", "batch"]:
                 operations = _parse(models.UpdateOperations, body).operations
                 return self.client.batch_update_points(name, operations)
@@ -250,17 +340,19 @@ def qdrant_server() -> Iterator[QdrantOverHttp]:
             api.requests.append((self.command, self.path))
             api.bodies.append(body)
             api.api_keys.add(self.headers.get("api-key"))
-            if api.fault == "drop":
+            api.violations += api.rules.violations(self.command, self.path, body)
+            fault = api.next_fault()
+            if fault == "drop":
                 self.connection.close()
-            elif api.fault == "slow":
+            elif fault == "slow":
                 released.wait(10)
-            elif api.fault == "html":
+            elif fault == "html":
                 self._send(200, b"<html>hello</html>")
-            elif api.fault == "null":
+            elif fault == "null":
                 self._send(200, b'{"result": null, "status": "ok", "time": 0}')
-            elif isinstance(api.fault, int):
+            elif isinstance(fault, int):
                 error = {"status": {"error": "told to fail"}, "result": None, "time": 0}
-                self._send(api.fault, json.dumps(error).encode(), api.fault_headers)
+                self._send(fault, json.dumps(error).encode(), api.fault_headers)
             else:
                 with one_at_a_time:
                     status, answer = self._answer(body)
@@ -272,6 +364,9 @@ def qdrant_server() -> Iterator[QdrantOverHttp]:
                     result: Any = api.client.get_aliases()
                 else:
                     result = api.answer(self.command, self.path, body)
+            except FileExistsError as error:
+                message = f"Collection `{error}` already exists!"
+                return 409, {"status": {"error": message}, "result": None, "time": 0}
             except ValueError as error:
                 return 404, {"status": {"error": str(error)}, "result": None, "time": 0}
             return 200, {"result": _json_ready(result), "status": "ok", "time": 0}
@@ -285,7 +380,7 @@ def qdrant_server() -> Iterator[QdrantOverHttp]:
             self.end_headers()
             self.wfile.write(data)
 
-        do_GET = do_POST = do_PUT = do_PATCH = _handle  # noqa: N815
+        do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _handle  # noqa: N815
 
         def log_message(self, format: str, *args: Any) -> None:
             pass
@@ -300,11 +395,13 @@ def qdrant_server() -> Iterator[QdrantOverHttp]:
     thread.join()
     server.server_close()
     api.client.close()
+    assert not api.violations
 
 
 @pytest.fixture
 def server_settings(tmp_path: Path, qdrant_server: QdrantOverHttp) -> Settings:
-    return Settings(home=tmp_path / "home", qdrant_url=qdrant_server.url)
+    """That server; a request that fails is not repeated."""
+    return Settings(home=tmp_path / "home", qdrant_url=qdrant_server.url, qdrant_max_retries=0)
 
 
 @pytest.fixture

@@ -12,7 +12,11 @@ import numpy as np
 import pytest
 
 from pipeline_lib.errors import ConfigError
-from pipeline_lib.retrieval.dense import DenseEncoder, token_budget_batches
+from pipeline_lib.retrieval import dense as dense_module
+from pipeline_lib.retrieval import dense_model
+from pipeline_lib.retrieval.batching import TokenizedTexts, token_budget_batches
+from pipeline_lib.retrieval.dense import DenseEncoder
+from pipeline_lib.retrieval.dense_model import DenseModel, smallest_cosine
 
 TEXTS = [
     "The with statement wraps the execution of a block with methods of a context manager.",
@@ -98,6 +102,66 @@ def test_a_query_prompt_is_put_before_queries_only(
     assert (
         prompted.encode_documents(["lists"]) * minilm.encode_documents(["lists"])
     ).sum() > 0.9995
+
+
+def test_windows_that_are_tokenised_ahead_give_the_same_vectors(
+    minilm: DenseEncoder, monkeypatch: pytest.MonkeyPatch
+):
+    whole = minilm.encode_documents(TEXTS)
+    monkeypatch.setattr(dense_module, "TOKENIZE_WINDOW", 2)
+    assert (minilm.encode_documents(TEXTS) * whole).sum(axis=1).min() > 0.9995
+
+
+def test_a_text_is_tokenised_once(minilm_path: Path, monkeypatch: pytest.MonkeyPatch):
+    encoder = DenseEncoder(minilm_path, "minilm", batch_tokens=32)
+    tokenizer = encoder._model()._model.tokenizer
+    seen: list[str] = []
+    tokenize = type(tokenizer).__call__
+
+    def count(self, text, *arguments, **options):
+        seen.extend(text)
+        return tokenize(self, text, *arguments, **options)
+
+    monkeypatch.setattr(type(tokenizer), "__call__", count)
+    encoder.encode_documents(TEXTS)
+    assert sorted(seen) == sorted(TEXTS)
+
+
+def test_padding_goes_to_the_side_that_the_tokenizer_says():
+    tokens = TokenizedTexts({"input_ids": [[1], [2, 3, 4]]}, {"modality": "text"}, [1, 3], 0)
+    right = tokens.batch([0, 1], {"input_ids": 9}, pads_left=False)
+    left = tokens.batch([0, 1], {"input_ids": 9}, pads_left=True)
+    assert right["input_ids"].tolist() == [[1, 9, 9], [2, 3, 4]]
+    assert left["input_ids"].tolist() == [[9, 9, 1], [2, 3, 4]]
+    assert right["modality"] == "text"
+
+
+def test_half_precision_is_used_only_where_vectors_stay_what_they_are(
+    minilm_path: Path, reference: np.ndarray, monkeypatch: pytest.MonkeyPatch, caplog
+):
+    import torch
+
+    monkeypatch.setattr(dense_model, "best_dtype", lambda device: torch.bfloat16)
+    fast = DenseModel(minilm_path)
+    assert fast.number_format == "bfloat16"
+    assert smallest_cosine(fast.encode(TEXTS, "document"), reference) > 0.999
+
+    monkeypatch.setattr(dense_model, "LOWEST_COSINE", 0.9999999)
+    strict = DenseModel(minilm_path)
+    assert strict.number_format == "float32"
+    assert "vectors change too much" in caplog.text
+    assert smallest_cosine(strict.encode(TEXTS, "document"), reference) > 0.999999
+
+
+def test_the_recipe_names_prompt_and_number_format(minilm: DenseEncoder):
+    assert minilm.document_recipe.startswith("prompt='' format=")
+
+
+def test_the_smallest_cosine_is_that_of_the_worst_row():
+    one = np.array([[1, 0], [0, 2]], dtype=np.float32)
+    other = np.array([[3, 0], [1, 1]], dtype=np.float32)
+    assert smallest_cosine(one, other) == pytest.approx(0.5**0.5)
+    assert np.isnan(smallest_cosine(one, other * np.nan))
 
 
 def test_threads_may_share_an_encoder(minilm_path: Path, minilm: DenseEncoder):

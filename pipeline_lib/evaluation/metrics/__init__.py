@@ -97,3 +97,6 @@ RETRIEVAL_METRICS: dict[str, MetricSpec] = {
     )
 }
 """Metrics of the retrieval; the same for every arm. Their values are named `recall@5` and so on."""
+
+SUCCESS = MetricSpec("success", "Success@K", "Share of queries with any relevant passage within K.")
+"""Equals recall where each query has one relevant passage, as in the comparison of models."""

@@ -43,6 +43,15 @@ def mrr_at_k(retrieved: Sequence[str], relevance: Mapping[str, int], k: int) -> 
     return 1 / next(ranks, float("inf"))
 
 
+def success_at_k(retrieved: Sequence[str], relevance: Mapping[str, int], k: int) -> float:
+    """1 if any relevant document is among the first k, else 0.
+
+    Raises:
+        ValueError: no document is relevant, or k is below 1.
+    """
+    return float(not _relevant(relevance).isdisjoint(_top(retrieved, k)))
+
+
 def ndcg_at_k(retrieved: Sequence[str], relevance: Mapping[str, int], k: int) -> float:
     """Discounted cumulative gain within k, relative to the best possible order.
 
@@ -62,6 +71,7 @@ MEASURES: dict[str, RankedMeasure] = {
     "precision": precision_at_k,
     "mrr": mrr_at_k,
     "ndcg": ndcg_at_k,
+    "success": success_at_k,
 }
 
 

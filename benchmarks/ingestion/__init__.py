@@ -1,0 +1,1 @@
+"""How ingest and embedding grow with the corpus."""

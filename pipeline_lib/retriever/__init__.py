@@ -1,0 +1,1 @@
+"""The retriever learns: mining, training, measuring and promotion of an embedding model."""

@@ -1,0 +1,176 @@
+"""Ingest spread over workers: a real Dask cluster, a real Prefect server, real S3."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from flows.ingest import ingest
+from pipeline_lib.config import ChunkConfig, FanOutConfig, IngestConfig, PipelineConfig
+from pipeline_lib.corpus import stage
+from pipeline_lib.corpus.process import make_processor, processor_options
+from pipeline_lib.corpus.sandbox import Done
+from pipeline_lib.errors import ConfigError, InputError
+from pipeline_lib.stage import StageResult, Workspace
+from tasks.fan_out import task_runner
+
+NUM_SHARDS = 4
+
+
+@pytest.fixture
+def model_folder(tmp_path: Path) -> Path:
+    """An embedding model's folder, as far as ingest looks into it."""
+    folder = tmp_path / "embedding-model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"weights")
+    (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 64}))
+    tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+@pytest.fixture
+def config(tmp_path: Path, model_folder: Path) -> IngestConfig:
+    """Four shards of two files; one file is a copy of one in another shard."""
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    for number in range(2 * NUM_SHARDS - 1):
+        (docs / f"{number:02}.md").write_text(f"# Page {number}\n\nThis is page {number} of many.")
+    (docs / "99.md").write_text((docs / "00.md").read_text())
+    return IngestConfig(
+        sources=(str(docs),),
+        embedding_model=str(model_folder),
+        chunking=ChunkConfig(size_tokens=16),
+        shard_inputs=2,
+    )
+
+
+@pytest.fixture
+def cluster(workspace: Workspace) -> Iterator[Any]:
+    """Two worker processes; they read the settings of this test from their environment."""
+    from distributed import LocalCluster
+
+    with LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+    ) as running:
+        yield running
+
+
+def count_tasks(cluster: Any) -> Counter[str]:
+    """Worker to tasks finished, kept up to date from now on."""
+    from distributed.diagnostics.plugin import SchedulerPlugin
+
+    finished: Counter[str] = Counter()
+
+    class Count(SchedulerPlugin):
+        def transition(self, key: Any, start: str, finish: str, *args: Any, **details: Any) -> None:
+            if finish == "memory" and "worker" in details:
+                finished[details["worker"]] += 1
+
+    cluster.scheduler.add_plugin(Count())
+    return finished
+
+
+class InlinePool:
+    """Parses in this process: starting another takes seconds."""
+
+    def __init__(self, process: Callable[[bytes], bytes]) -> None:
+        self._process = process
+
+    def __enter__(self) -> InlinePool:
+        return self
+
+    def __exit__(self, *error: object) -> None: ...
+
+    def map(self, payloads: Iterable[tuple[Any, bytes]]) -> Iterator[tuple[Any, Done]]:
+        for key, payload in payloads:
+            yield key, Done(self._process(payload))
+
+
+@pytest.fixture
+def inline(monkeypatch: pytest.MonkeyPatch) -> None:
+    def open_pool(settings: Any, config: Any, tokenizer_folder: Path, **_: int) -> InlinePool:
+        return InlinePool(make_processor(processor_options(settings, config, tokenizer_folder)))
+
+    monkeypatch.setattr(stage, "open_pool", open_pool)
+
+
+def hashes(ws: Workspace, result: StageResult) -> dict[str, str]:
+    return {file.path: file.sha256 for file in ws.artifacts.manifest(result.ref).files}
+
+
+@pytest.mark.slow
+def test_two_dask_workers_make_the_same_corpus_as_one_process(
+    prefect_api: str, workspace: Workspace, config: IngestConfig, cluster: Any
+) -> None:
+    plain = ingest(name="plain", config=config)
+    finished = count_tasks(cluster)
+    spread = ingest(
+        name="spread",
+        config=config,
+        fan_out=FanOutConfig(runner="dask", address=cluster.scheduler_address),
+    )
+    assert spread.ref.fingerprint == plain.ref.fingerprint
+    assert hashes(workspace, spread) == hashes(workspace, plain)
+    assert spread.counts == plain.counts
+    assert spread.dropped == {"duplicate": 1}
+    assert sum(finished.values()) == NUM_SHARDS
+    assert len(finished) == 2, "one worker did everything"
+    # Nothing to do: nothing is sent out.
+    again = ingest(
+        name="spread",
+        config=config,
+        fan_out=FanOutConfig(runner="dask", address=cluster.scheduler_address),
+    )
+    assert again.reused
+    assert sum(finished.values()) == NUM_SHARDS
+
+
+@pytest.mark.usefixtures("inline")
+def test_threads_make_the_same_corpus_and_a_bad_shard_fails_the_run(
+    prefect_api: str, workspace: Workspace, config: IngestConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = ingest(name="plain", config=config)
+    threads = FanOutConfig(runner="threads", num_workers=2)
+    spread = ingest(name="spread", config=config, fan_out=threads)
+    assert hashes(workspace, spread) == hashes(workspace, plain)
+
+    prepare_shard: Callable[..., int] = stage.prepare_shard
+
+    def fails_at_third(ws: Workspace, plan: Any, index: int) -> int:
+        if index == 2:
+            raise InputError("file:docs/04.md changed while the corpus was being read")
+        return prepare_shard(ws, plan, index)
+
+    monkeypatch.setattr(stage, "prepare_shard", fails_at_third)
+    with pytest.raises(InputError, match=r"04\.md changed"):
+        ingest(name="failing", config=config, fan_out=threads)
+    assert workspace.artifacts.refs("corpus", "failing") == []
+
+
+def test_a_runner_without_its_library_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    for runner, module in (("dask", "prefect_dask"), ("ray", "prefect_ray")):
+        monkeypatch.setitem(sys.modules, module, None)
+        with pytest.raises(ConfigError, match=f"fan_out.runner is '{runner}', but") as caught:
+            task_runner(FanOutConfig(runner=runner))  # type: ignore[arg-type]
+        assert f"pip install 'raftline[{runner}]'" in str(caught.value.hint)
+
+
+def test_an_address_without_a_cluster_runner_is_refused() -> None:
+    with pytest.raises(ValidationError, match="set it to 'dask' or 'ray'"):
+        FanOutConfig(runner="threads", address="tcp://127.0.0.1:8786")
+
+
+def test_where_the_work_runs_is_no_part_of_what_it_makes() -> None:
+    spread = PipelineConfig(fan_out=FanOutConfig(runner="threads"))
+    assert spread.output_config() == PipelineConfig().output_config()
