@@ -30,15 +30,20 @@ Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 Reference = Annotated[str, Field(min_length=1)]
 """An artifact, as a flow parameter; see `tasks.references.full_reference`."""
 
-_INVENTED_NAME = re.compile(r"[A-Za-z]+\d*-[A-Za-z]+")
+_INVENTED_NAME = re.compile(
+    r"[A-Za-z]+-[A-Za-z]+"
+    r"|(alpha|beta|gamma|delta|epsilon|zeta|eta|theta|iota|kappa|lambda|mu|nu|xi|omicron|pi|rho"
+    r"|sigma|tau|upsilon|phi|chi|psi|omega)\d+-[a-z-]+"
+)
 
 
 def run_name() -> str:
     """`ingest demo` instead of a name that Prefect invented; others are kept.
 
-    The API, and the UI's form, name a run by two words joined by a dash (`fuzzy-otter`), so a name
-    of that shape is taken for an invented one. Without this check Prefect would overwrite every
-    name that a caller asked for.
+    The API names a run by two words joined by a dash (`fuzzy-otter`), the UI's form by a Greek
+    letter with a number and a place or a scientist (`xi146-hawking-r`), so a name of such a shape
+    is taken for an invented one. Without this check Prefect would overwrite every name that a
+    caller asked for.
     """
     given: str = runtime.flow_run.name or ""
     if given and not _INVENTED_NAME.fullmatch(given):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import logging
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -184,6 +187,7 @@ def run_stage(
                 },
             )
         partial.delete()
+        release_memory()
     ws.artifacts.set_alias(LATEST, ref, reason=f"{stage} {'reused' if reused else 'built'} it")
     logger.info("%s %s %s", stage, "reused" if reused else "built", ws.artifacts.uri(ref))
     return StageResult(
@@ -199,6 +203,21 @@ def run_stage(
 
 def _texts(inputs: Mapping[str, ArtifactRef | str]) -> dict[str, str]:
     return {role: str(value) for role, value in inputs.items()}
+
+
+def release_memory() -> None:
+    """Give back to the system what this process no longer uses.
+
+    The next stage may start other processes (the ranks of a training), to which memory that a
+    model left behind in this one's heap would be missing.
+    """
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc only
+    if trim is not None:
+        trim(0)
 
 
 @cache

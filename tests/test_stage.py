@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import psutil
 import pytest
 
 from pipeline_lib.config import FrozenConfig, operational
-from pipeline_lib.stage import ArtifactDraft, StageResult, Workspace, run_stage
+from pipeline_lib.stage import ArtifactDraft, StageResult, Workspace, release_memory, run_stage
 
 
 class Config(FrozenConfig):
@@ -112,3 +113,17 @@ def test_the_manifest_says_what_made_the_artifact(workspace: Workspace) -> None:
     assert manifest.ledger["seconds"] >= 0
     entry = manifest.files[0]
     assert (entry.path, entry.size_bytes) == ("data", 1)
+
+
+def test_memory_that_a_stage_no_longer_uses_goes_back_to_the_system():
+    # Blocks too large for Python's own allocator; the last one keeps the heap's end in place.
+    process = psutil.Process()
+    blocks = [bytearray(2_000) for _ in range(100_000)]
+    held = process.memory_info().rss
+    last = blocks[-1]
+    del blocks
+
+    release_memory()
+
+    assert process.memory_info().rss < held - 150_000_000
+    assert len(last) == 2_000

@@ -61,7 +61,7 @@ class FinetuneConfig(FrozenConfig):
         description="Rows per optimizer step; a multiple of processes x micro batch.",
     )
     num_epochs: float = Field(
-        5.0, gt=0, title="Epochs", description="Passes over the training rows."
+        3.0, gt=0, title="Epochs", description="Passes over the training rows."
     )
     max_steps: int = Field(
         -1, ge=-1, title="Most steps", description="Optimizer steps; -1: set by epochs."

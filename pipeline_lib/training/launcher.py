@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 _POLL_SECONDS = 0.25
 _GRACE_SECONDS = 15.0
 _TAIL_LINES = 30
+_MMAP_THRESHOLD_BYTES = 1 << 20
 
 
 def run_training(plan: TrainingPlan, on_event: Callable[[dict[str, Any]], None]) -> None:
@@ -108,6 +109,9 @@ def _environment(plan: TrainingPlan) -> dict[str, str]:
         threads = max(1, (os.cpu_count() or 1) // plan.config.num_processes)
         environment.setdefault("OMP_NUM_THREADS", str(threads))
         environment.update(DS_ACCELERATOR="cpu", CUDA_VISIBLE_DEVICES="", GLOO_SOCKET_IFNAME="lo")
+        # Rows differ in length, so do the buffers: glibc would keep the holes they leave.
+        environment.setdefault("MALLOC_MMAP_THRESHOLD_", str(_MMAP_THRESHOLD_BYTES))
+        environment.setdefault("MALLOC_TRIM_THRESHOLD_", str(_MMAP_THRESHOLD_BYTES))
     return environment
 
 

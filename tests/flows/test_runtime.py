@@ -22,6 +22,8 @@ from pipeline_lib.config import PipelineConfig
         ("fuzzy-otter", {"name": "docs"}, "index docs"),
         ("Rustic-Osprey", {"name": "docs"}, "index docs"),  # as the UI's form invents them
         ("lambda3-edison", {"name": "docs"}, "index docs"),
+        ("xi146-hawking-r", {"name": "docs"}, "index docs"),
+        ("xi2-excalbia-terminus", {"name": "docs"}, "index docs"),
         ("fuzzy-otter", {"config": PipelineConfig(name="docs")}, "index docs"),
         ("nightly", {"name": "docs"}, "nightly"),
         ("My own name", {"name": "docs"}, "My own name"),
