@@ -86,9 +86,8 @@ class DeploymentSpec(_Spec):
 
     def load_flow(self) -> Flow[..., Any]:
         """Import the flow."""
-        path, _, attribute = self.entrypoint.partition(":")
-        module = import_module(path.removesuffix(".py").replace("/", "."))
-        flow: Flow[..., Any] = getattr(module, attribute)
+        module, _, attribute = self.entrypoint.rpartition(".")
+        flow: Flow[..., Any] = getattr(import_module(module), attribute)
         return flow
 
     def parameter_schema(self) -> dict[str, Any]:

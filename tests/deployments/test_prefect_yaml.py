@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 import re
+import subprocess
+import sys
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -44,12 +47,33 @@ def test_every_deployment_has_a_pool_a_description_and_a_flow_with_json_results(
 ) -> None:
     flow = spec.load_flow()
     assert isinstance(flow, Flow)
-    assert spec.entrypoint == f"flows/{spec.name}.py:{spec.name}"
+    assert spec.entrypoint == f"flows.{spec.name}.{spec.name}"
     assert spec.work_pool.name in WORK_POOLS
     assert len(spec.description) > 20
     assert flow.persist_result is True
     assert flow.result_serializer == "json"
     assert flow.on_crashed_hooks == [explain_unknown_parameters]
+
+
+def test_a_worker_finds_the_package_evaluate_not_the_flow_of_that_name(tmp_path: Path) -> None:
+    script = """
+import sys
+from prefect.flows import load_flow_from_entrypoint
+for entrypoint in sys.argv[1:]:
+    load_flow_from_entrypoint(entrypoint, use_placeholder_flow=False)
+import evaluate
+print(evaluate.Metric.__module__)
+"""
+    entrypoints = [spec.entrypoint for spec in FILE.deployments]
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script, *entrypoints],
+        cwd=Path(flows.__file__).parents[1],  # where the pull step leads
+        env={**os.environ, "HF_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.strip() == "evaluate.module", done.stderr
 
 
 def test_training_runs_in_the_gpu_pool_and_nothing_else_does() -> None:
