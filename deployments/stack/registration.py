@@ -23,7 +23,12 @@ from pipeline_lib.errors import StackError
 
 _GO = "go\n"
 _TIMEOUT_SECONDS = 120.0
-_DIGESTED = ("deployments/*.yaml", "deployments/*.py", "flows/**/*.py", "pipeline_lib/config.py")
+_DIGESTED = (
+    "deployments/*.yaml",
+    "deployments/*.py",
+    "flows/**/*.py",
+    "pipeline_lib/config/*.py",
+)
 
 
 def code_digest(project_root: Path) -> str:

@@ -45,7 +45,9 @@ class ChunkConfig(FrozenConfig):
 class RecordColumns(FrozenConfig):
     """Which columns of JSONL, parquet and Arrow records hold what."""
 
-    text: str = Field("text", min_length=1, title="Text column")
+    text: str = Field(
+        "text", min_length=1, title="Text column", description="Records without it are dropped."
+    )
     id: str = Field(
         "id",
         title="Id column",

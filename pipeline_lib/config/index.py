@@ -28,7 +28,8 @@ class IndexConfig(FrozenConfig):
     embedding_model: str = Field(
         BUNDLED_EMBEDDING_MODEL,
         title="Embedding model",
-        description="Dense encoder: 'bundled:…', a hub id, or a local folder.",
+        description="Dense encoder: 'bundled:…', a hub id, a local folder, or a tuned retriever: "
+        "'artifact:model/<name>-retriever@champion'.",
     )
     bm25_language: str = Field(
         "english",

@@ -110,8 +110,6 @@ def make_processor(argument: bytes) -> Callable[[bytes], bytes]:
     from pipeline_lib.corpus.sources.locators import source_input_from_json
     from pipeline_lib.corpus.sources.reading import InputReader
 
-    # Arrow's own allocator reserves a gigabyte of address space, which is what the sandbox limits.
-    pa.set_memory_pool(pa.system_memory_pool())
     options = json.loads(argument)
     config = IngestConfig.model_validate(options["config"])
     settings = Settings(**options["settings"])

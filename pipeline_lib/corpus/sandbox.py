@@ -52,6 +52,7 @@ _ONE_THREAD_EACH = {
     "RAYON_NUM_THREADS": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "MALLOC_ARENA_MAX": "2",  # each further arena takes 64 MB of address space
+    "ARROW_DEFAULT_MEMORY_POOL": "system",  # its own takes 1 GB of address space
 }
 """The pool is the parallelism; threads inside its children would only compete."""
 

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 
 from pipeline_lib.config import ChunkConfig, IngestConfig
 from pipeline_lib.config.corpus import DeduplicationConfig, FilterConfig
+from pipeline_lib.corpus import sandbox
 from pipeline_lib.corpus.chunking import Chunker
 from pipeline_lib.corpus.drops import DropReason, RefusedInputError
 from pipeline_lib.corpus.process import (
@@ -116,13 +117,25 @@ def test_options_hold_no_keys_of_services_that_parsers_do_not_need(
     assert json.loads(options)["settings"]["s3_bucket"] == settings.s3_bucket
 
 
-def test_a_parser_process_reads_its_input_itself(
-    settings: Settings, model_folder: Path, source_input: MakeInput, tmp_path: Path
+def test_a_parser_process_reads_its_inputs_itself_one_after_the_other(
+    settings: Settings,
+    model_folder: Path,
+    source_input: MakeInput,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     data = b"The first document says one thing."
     file = tmp_path / "a.txt"
     file.write_bytes(data)
     item = source_input("file:a.txt", data, locator=FileLocator.of(file))
+    started = []
+
+    class Child(sandbox._Child):
+        def start(self, factory_argument: bytes) -> None:
+            started.append(self)
+            super().start(factory_argument)
+
+    monkeypatch.setattr(sandbox, "_Child", Child)
     config = IngestConfig(chunking=ChunkConfig(size_tokens=16))
     pool = SandboxPool(
         PROCESS_TARGET,
@@ -136,6 +149,7 @@ def test_a_parser_process_reads_its_input_itself(
         (_, good), (_, bad) = pool.map(
             [(n, source_input_to_json(i)) for n, i in ((1, item), (2, changed))]
         )
+    assert len(started) == 1, "what libraries reserve was taken for what the first input needs"
     assert isinstance(good, Done)
     assert isinstance(bad, Done)
     [row] = read_answer(good.data).to_pylist()
