@@ -299,11 +299,14 @@ def print_row(name: str, system: ScoredSystem, published: float | None) -> None:
 def main() -> None:
     """Measure every set and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
+    parser.add_argument("folders", nargs="*", type=Path, metavar="FOLDER")
     parser.add_argument("--cache", type=Path, default=Path(".raftline/benchmark-vectors"))
     parser.add_argument("--chunks", action="store_true")
     parser.add_argument("--titles", choices=("none", "bm25", "both"), default="none")
     arguments = parser.parse_args()
+    if not arguments.folders:
+        print("Nothing measured: name folders with sets in BEIR's layout.")
+        return
     encoder = CachedEncoder(arguments.cache)
     sets = [run(folder, arguments, encoder) for folder in arguments.folders]
     if len(sets) > 1:
