@@ -2,11 +2,12 @@
 
     python -m benchmarks.ingestion.scaling [--chunks 1000 3000 10000 30000 100000] [--workers 0]
 
-Documents are generated: Markdown, eight sections of about 110 words each, words drawn at random
-from Python's language reference, so that no two are alike. Ingest is the real stage, with real
-parser processes, against a local S3 server. Embedding is the real shard path with its cache in S3,
-but the model is a stub that answers with vectors of its shape (384 float32) at once: with a real
-one, its speed would be all that the table shows (for that, see `benchmarks.retrieval.embedding`).
+Documents are generated: Markdown, eight sections of 60 words each (a chunk a section), the words
+drawn at random from Python's language reference, so that no two are alike. Ingest is the real
+stage, with real parser processes, against a local S3 server. Embedding is the real shard path with
+its cache in S3, but the model is a stub that answers at once with vectors of its shape (384
+float32): with a real one, its speed would be all that the table shows (for that, see
+`benchmarks.retrieval.embedding`).
 
 Each step runs in a process of its own, so its peak memory is its own. Printed per size: wall
 seconds of a first ingest; of a second after one document was edited; of embedding all chunks; peak
@@ -34,7 +35,7 @@ import numpy.typing as npt
 
 NAME = "scaling"
 SECTIONS_PER_DOCUMENT = 8
-WORDS_PER_SECTION = 110
+WORDS_PER_SECTION = 60
 DIMENSION = 384
 _WORD = re.compile(r"[a-z]{2,}")
 _COLUMNS = (

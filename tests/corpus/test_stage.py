@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline_lib.config import ChunkConfig, IngestConfig
+from pipeline_lib.config import SAMPLE_SOURCE, ChunkConfig, IngestConfig
 from pipeline_lib.corpus import shards, stage
 from pipeline_lib.corpus.process import make_processor, processor_options
 from pipeline_lib.corpus.sandbox import Done, Outcome, TimedOut
@@ -413,6 +413,25 @@ def test_a_text_file_of_a_gigabyte_is_dropped_unread(
     assert "1000000000" in drop["detail"].replace(",", "")
     assert "ingest.limits.max_file_bytes" in drop["remedy"]
     assert result.seconds < 30
+
+
+@pytest.mark.usefixtures("inline")
+def test_the_sample_corpus_with_the_real_tokenizer(workspace: Workspace, minilm_path: Path) -> None:
+    """79 pages in CPython 3.11; one is a copy of another."""
+    wanted = IngestConfig(embedding_model=str(minilm_path))
+    result = ingest(workspace, "sample", wanted)
+    counts = result.counts
+    assert counts["num_added"] == counts["num_inputs"] > 70
+    copies = result.dropped["duplicate"] + result.dropped.get("near_duplicate", 0)
+    assert counts["num_documents"] + copies == counts["num_inputs"]
+    assert counts["num_chunks"] > 900
+    largest = workspace.artifacts.manifest(result.ref).details["largest_chunk_tokens"]
+    assert 140 < largest <= 160
+    corpus = Corpus.load(workspace.artifacts.directory(result.ref))
+    texts = {document.document_id: document.text for document in corpus.documents}
+    assert all(texts[c.document_id][c.start : c.end] == c.text for c in corpus.chunks)
+    titles = {document.source_uri: document.title for document in corpus.documents}
+    assert titles[f"{SAMPLE_SOURCE}/assert"] == 'The "assert" statement'
 
 
 _MEASURE = """

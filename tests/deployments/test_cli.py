@@ -18,7 +18,7 @@ from pipeline_lib.errors import ConfigError, StackError
 
 COMMANDS = [
     ["up"], ["down"], ["status"], ["demo"], ["ask"], ["search"], ["show"],
-    ["models"], ["models", "fetch"], ["models", "list"],
+    ["evaluate-retrieval"], ["models"], ["models", "fetch"], ["models", "list"],
 ]  # fmt: skip
 RAFTLINE = [sys.executable, "-c", "from deployments.cli.main import main; main()"]
 

@@ -13,12 +13,21 @@ import pytest
 from pydantic import ValidationError
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from flows.index import index
 from flows.ingest import ingest
-from pipeline_lib.config import ChunkConfig, FanOutConfig, IngestConfig, PipelineConfig
+from pipeline_lib.artifacts.manifest import ArtifactRef
+from pipeline_lib.config import (
+    ChunkConfig,
+    FanOutConfig,
+    IndexConfig,
+    IngestConfig,
+    PipelineConfig,
+)
 from pipeline_lib.corpus import stage
 from pipeline_lib.corpus.process import make_processor, processor_options
 from pipeline_lib.corpus.sandbox import Done
 from pipeline_lib.errors import ConfigError, InputError
+from pipeline_lib.retrieval.stage import EmbeddedShard, EmbeddingPlan
 from pipeline_lib.stage import StageResult, Workspace
 from tasks.fan_out import task_runner
 
@@ -156,6 +165,34 @@ def test_threads_make_the_same_corpus_and_a_bad_shard_fails_the_run(
     with pytest.raises(InputError, match=r"04\.md changed"):
         ingest(name="failing", config=config, fan_out=threads)
     assert workspace.artifacts.refs("corpus", "failing") == []
+
+
+def test_embedding_is_spread_before_the_index_is_built(
+    prefect_api: str, workspace: Workspace, fake_stages: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = ingest(name="docs").ref
+    embedded: list[int] = []
+
+    def plan(ws: Workspace, name: str, config: IndexConfig, corpus: ArtifactRef) -> EmbeddingPlan:
+        return EmbeddingPlan(
+            ref=corpus.model_copy(update={"kind": "index"}),
+            corpus=corpus,
+            config=config,
+            embedding_identity="stub",
+            shards=((0, 10), (10, 20), (20, 25)),
+        )
+
+    def embed(ws: Workspace, plan: EmbeddingPlan, shard: int) -> EmbeddedShard:
+        embedded.append(shard)
+        start, end = plan.shards[shard]
+        return EmbeddedShard(num_chunks=end - start, num_embedded=0, seconds=0)
+
+    monkeypatch.setattr("pipeline_lib.retrieval.stage.plan_embedding", plan)
+    monkeypatch.setattr("pipeline_lib.retrieval.stage.embed_shard", embed)
+    result = index(name="docs", fan_out=FanOutConfig(runner="threads", num_workers=2))
+    assert sorted(embedded) == [0, 1, 2]
+    assert fake_stages.calls[-1] == ("index", {"input0": corpus})
+    assert result.ref.kind == "index"
 
 
 def test_a_runner_without_its_library_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,7 +64,9 @@ def test_a_crash_over_unknown_parameters_is_given_a_message_that_names_them(
 ) -> None:
     run = SimpleNamespace(id="run", parameters={"nme": "docs", "name": "docs", "corpsu": "latest"})
     explain_unknown_parameters(flow=index, flow_run=run, state=Crashed())  # type: ignore[arg-type]
-    message = "Unknown parameters 'corpsu', 'nme'; the flow 'index' takes name, corpus, config"
+    message = (
+        "Unknown parameters 'corpsu', 'nme'; the flow 'index' takes name, corpus, config, fan_out"
+    )
     assert client.calls == [("run", StateType.FAILED, message, True)]
 
 
