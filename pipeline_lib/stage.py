@@ -38,6 +38,11 @@ _RECORDED_LIBRARIES = (
     "prefect",
     "pyarrow",
     "sacrebleu",
+    "trafilatura",
+    "pypdfium2",
+    "python-docx",
+    "python-pptx",
+    "openpyxl",
 )
 
 

@@ -112,6 +112,7 @@ def process_shard(
     pool: SandboxPool,
     *,
     scratch: Path,
+    prepare: Callable[[SourceInput], None],
     on_input: Callable[[], None] = lambda: None,
 ) -> None:
     """Parse the shard's inputs and leave its file in the artifact's partial work.
@@ -121,6 +122,8 @@ def process_shard(
         shard: which inputs.
         pool: the parser processes.
         scratch: an existing folder for the unfinished file.
+        prepare: called with each input before its time begins: fetching and unpacking the archive
+            that it is part of is not to count.
         on_input: called after each input.
 
     Raises:
@@ -129,12 +132,20 @@ def process_shard(
     """
     with tempfile.TemporaryDirectory(prefix="shard-", dir=scratch) as folder:
         file = Path(folder, "shard.parquet")
-        payloads = ((item, source_input_to_json(item)) for item in shard.inputs)
+        payloads = _payloads(shard, prepare)
         with TableWriter(file, PROCESSED_SCHEMA) as writer:
             for item, outcome in pool.map(payloads):
                 writer.write_table(_row(item, outcome))
                 on_input()
         partial.put_file(shard.object_key, file)
+
+
+def _payloads(
+    shard: Shard, prepare: Callable[[SourceInput], None]
+) -> Iterator[tuple[SourceInput, bytes]]:
+    for item in shard.inputs:
+        prepare(item)
+        yield item, source_input_to_json(item)
 
 
 def read_shard(partial: PartialWork, shard: Shard, scratch: Path) -> Iterator[ProcessedInput]:

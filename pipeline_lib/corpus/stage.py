@@ -37,6 +37,7 @@ from pipeline_lib.corpus.shards import (
 )
 from pipeline_lib.corpus.snapshot import PROCESSING_DETAIL, PreviousCorpus, change_counts
 from pipeline_lib.corpus.sources.base import SourceScan
+from pipeline_lib.corpus.sources.reading import InputReader
 from pipeline_lib.corpus.sources.scan import scan_sources
 from pipeline_lib.errors import ConfigError
 from pipeline_lib.models import ResolvedModel, resolve_model
@@ -142,12 +143,14 @@ def prepare_shard(ws: Workspace, plan: IngestPlan, index: int) -> int:
     ws.settings.scratch.mkdir(parents=True, exist_ok=True)
     num_workers = plan.config.num_workers or 1
     pool = open_pool(ws.settings, plan.config, model.path, num_workers=num_workers)
+    reader = InputReader(ws.settings, ws.artifacts.objects)
     with pool, phase(ws.progress, "Parsing", total=len(shard.inputs), unit="inputs"):
         process_shard(
             partial,
             shard,
             pool,
             scratch=ws.settings.scratch,
+            prepare=reader.prepare,
             on_input=ws.progress.advance,
         )
     return len(shard.inputs)
@@ -258,10 +261,16 @@ def _prepare_missing(job: _Job, work: _Work, partial: PartialWork) -> None:
     ws, config = job.ws, job.config
     num_workers = min(config.num_workers or usable_cores(), num_inputs)
     pool = open_pool(ws.settings, config, job.model.path, num_workers=num_workers)
+    reader = InputReader(ws.settings, ws.artifacts.objects)
     with pool, phase(ws.progress, "Parsing", total=num_inputs, unit="inputs") as progress:
         for shard in missing:
             process_shard(
-                partial, shard, pool, scratch=ws.settings.scratch, on_input=progress.advance
+                partial,
+                shard,
+                pool,
+                scratch=ws.settings.scratch,
+                prepare=reader.prepare,
+                on_input=progress.advance,
             )
 
 

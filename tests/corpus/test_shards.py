@@ -37,6 +37,10 @@ class FakePool:
             yield item, self.outcomes[item.uri]
 
 
+def ready(item: SourceInput) -> None:
+    """What it is part of lies on this machine already."""
+
+
 def sizes(inputs: list[SourceInput], max_inputs: int, max_bytes: int) -> list[list[int]]:
     cut = cut_shards(inputs, "p", max_inputs=max_inputs, max_bytes=max_bytes)
     return [[item.size_bytes for item in shard.inputs] for shard in cut]
@@ -95,7 +99,16 @@ def test_a_parser_that_hangs_crashes_or_grows_takes_down_its_input_only(
         nonlocal num_done
         num_done += 1
 
-    process_shard(partial, shard, FakePool(outcomes), scratch=tmp_path, on_input=count)  # type: ignore[arg-type]
+    prepared: list[SourceInput] = []
+    process_shard(
+        partial,  # type: ignore[arg-type]
+        shard,
+        FakePool(outcomes),  # type: ignore[arg-type]
+        scratch=tmp_path,
+        prepare=prepared.append,
+        on_input=count,
+    )
+    assert tuple(prepared) == shard.inputs
     found = list(read_shard(partial, shard, tmp_path))  # type: ignore[arg-type]
     assert num_done == 3
     assert [drop.reason for each in found for drop in each.drops] == [
@@ -118,7 +131,7 @@ def test_what_no_drop_can_stand_for_ends_the_run_and_leaves_no_shard(
     outcomes: dict[str, Outcome] = {"file:a": Done(told)}
     shard = make_shard(source_input, outcomes)
     with pytest.raises(InputError, match="changed") as caught:
-        process_shard(partial, shard, FakePool(outcomes), scratch=tmp_path)  # type: ignore[arg-type]
+        process_shard(partial, shard, FakePool(outcomes), scratch=tmp_path, prepare=ready)  # type: ignore[arg-type]
     assert caught.value.hint == "h"
     assert prepared_shards(partial) == set()  # type: ignore[arg-type]
 
@@ -131,7 +144,7 @@ def test_a_shard_that_is_missing_or_not_whole_is_refused(
     with pytest.raises(ArtifactCorruptError, match="holds 0 of 2 inputs"):
         list(read_shard(partial, shard, tmp_path))  # type: ignore[arg-type]
     less = Shard(shard.key, shard.inputs[:1])
-    process_shard(partial, less, FakePool(outcomes), scratch=tmp_path)  # type: ignore[arg-type]
+    process_shard(partial, less, FakePool(outcomes), scratch=tmp_path, prepare=ready)  # type: ignore[arg-type]
     assert prepared_shards(partial) == {shard.key}  # type: ignore[arg-type]
     with pytest.raises(ArtifactCorruptError, match="holds 1 of 2 inputs"):
         list(read_shard(partial, shard, tmp_path))  # type: ignore[arg-type]
