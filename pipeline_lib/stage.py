@@ -27,6 +27,9 @@ from pipeline_lib.settings import Settings, load_settings
 
 logger = logging.getLogger(__name__)
 
+_LONG_BUILD_SECONDS = 5.0
+"""A build that took longer may have left much behind; to look through all objects takes a second.
+"""
 _RECORDED_LIBRARIES = (
     "torch",
     "transformers",
@@ -192,7 +195,8 @@ def run_stage(
                 },
             )
         partial.delete()
-        release_memory()
+        if time.monotonic() - clock > _LONG_BUILD_SECONDS:
+            release_memory()
     ws.artifacts.set_alias(LATEST, ref, reason=f"{stage} {'reused' if reused else 'built'} it")
     logger.info("%s %s %s", stage, "reused" if reused else "built", ws.artifacts.uri(ref))
     return StageResult(
