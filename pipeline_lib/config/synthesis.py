@@ -63,7 +63,7 @@ class SynthesizeConfig(FrozenConfig):
         "When given, the teacher writes only the reasoning.",
     )
     num_questions: int = Field(
-        96,
+        80,
         ge=3,
         title="Questions wanted",
         description="Synthesis stops when this many rows are kept or candidates run out.",
