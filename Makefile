@@ -7,6 +7,7 @@ SHELL := /bin/bash
 
 PYTHON ?= python3.11
 VENV ?= .venv
+JOBS ?= 2
 TORCH := torch==2.13.0
 
 BIN := $(VENV)/bin
@@ -38,8 +39,8 @@ down: install ## Stop what `make up` started
 ##@ Develop
 
 .PHONY: test
-test: install-dev ## Run the tests; ARGS="tests/corpus -k chunk" picks some
-	$(BIN)/python -m pytest $(ARGS)
+test: install-dev ## Run the tests; ARGS="tests/corpus -k chunk" picks some, JOBS=0: one process
+	$(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=loadfile $(ARGS)
 
 .PHONY: check
 check: install-dev ## Lint, format, types, import contracts, spelling, YAML, Dockerfiles, compose file
