@@ -15,6 +15,12 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
 
+@pytest.fixture(autouse=True)
+def no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands' output is as wide as in a log, whoever runs the tests, and where."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 class PatientTransport(httpx.HTTPTransport):
     """Asks again when SQLite is locked: the server then answers 503, which its clients repeat."""
 

@@ -231,7 +231,7 @@ def test_a_flow_names_an_unknown_parameter_that_the_api_let_pass(
     state = api.wait(runs["unknown"], lambda state: "nme" in (state["message"] or ""))
     assert state["type"] == "FAILED"
     assert state["message"] == (
-        "Unknown parameter 'nme'; the flow 'index' takes name, corpus, config"
+        "Unknown parameter 'nme'; the flow 'index' takes name, corpus, config, fan_out"
     )
     nested = api.wait_for_end(runs["unknown nested"])
     assert nested["type"] == "FAILED"
