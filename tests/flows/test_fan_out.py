@@ -17,16 +17,19 @@ from flows.index import index
 from flows.ingest import ingest
 from pipeline_lib.artifacts.manifest import ArtifactRef
 from pipeline_lib.config import (
+    BUNDLED_EMBEDDING_MODEL,
     ChunkConfig,
     FanOutConfig,
     IndexConfig,
     IngestConfig,
     PipelineConfig,
+    RetrievalConfig,
 )
 from pipeline_lib.corpus import stage
 from pipeline_lib.corpus.process import make_processor, processor_options
 from pipeline_lib.corpus.sandbox import Done
 from pipeline_lib.errors import ConfigError, InputError
+from pipeline_lib.retrieval.search import Searcher
 from pipeline_lib.retrieval.stage import EmbeddedShard, EmbeddingPlan
 from pipeline_lib.stage import StageResult, Workspace
 from tasks.fan_out import task_runner
@@ -143,6 +146,30 @@ def test_two_dask_workers_make_the_same_corpus_as_one_process(
     )
     assert again.reused
     assert sum(finished.values()) == NUM_SHARDS
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("inline")
+def test_two_dask_workers_embed_what_the_index_then_finds_in_the_cache(
+    prefect_api: str, workspace: Workspace, config: IngestConfig, cluster: Any
+) -> None:
+    bundled = config.model_copy(update={"embedding_model": BUNDLED_EMBEDDING_MODEL})
+    corpus = ingest(name="docs", config=bundled)
+    num_chunks = corpus.counts["num_chunks"]
+    finished = count_tasks(cluster)
+    spread = index(
+        name="docs",
+        config=IndexConfig(shard_chunks=2),
+        fan_out=FanOutConfig(runner="dask", address=cluster.scheduler_address),
+    )
+    assert sum(finished.values()) == -(-num_chunks // 2)
+    assert len(finished) == 2, "one worker did everything"
+    assert spread.counts["num_added"] == num_chunks
+    assert spread.counts["num_embedded"] == 0
+    [hits] = Searcher.open(workspace, spread.ref).search(
+        ["This is page 3 of many."], limit=1, config=RetrievalConfig(mode="dense")
+    )
+    assert "page 3" in hits[0].text
 
 
 @pytest.mark.usefixtures("inline")
