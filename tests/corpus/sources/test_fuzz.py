@@ -71,7 +71,7 @@ def make_feather() -> bytes:
 MAKERS: dict[str, Callable[[], bytes]] = {
     "a.zip": make_zip,
     "a.tar": make_tar,
-    "a.tar.gz": lambda: gzip.compress(make_tar()),
+    "a.tar.gz": lambda: gzip.compress(make_tar(), mtime=0),
     "a.tar.bz2": lambda: bz2.compress(make_tar()),
     "a.tar.xz": lambda: lzma.compress(make_tar()),
     "a.jsonl": lambda: b"".join(b'{"text": "%d"}\n' % n for n in range(99)),
