@@ -149,7 +149,7 @@ def worker_component(home: Path, api_url: str, pool: str) -> Component:
 
 def _answers(url: str) -> bool:
     try:
-        request_json(url, timeout_seconds=2)
+        request_json(url, timeout_seconds=2, patience_seconds=0)
     except HttpError:
         return False
     return True
@@ -158,7 +158,9 @@ def _answers(url: str) -> bool:
 def _is_online(api_url: str, pool: str, name: str, process: ProcessRecord) -> bool:
     """Whether the server has heard from this worker process, not only from one before it."""
     try:
-        workers = request_json(f"{api_url}/work_pools/{pool}/workers/filter", {})
+        workers = request_json(
+            f"{api_url}/work_pools/{pool}/workers/filter", {}, patience_seconds=0
+        )
     except HttpError:
         return False
     return any(
