@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -38,3 +38,18 @@ class FrozenConfig(BaseModel):
             else:
                 payload[name] = self.model_dump(mode="json", include={name})[name]
         return payload
+
+
+BootstrapSamples = Annotated[
+    int,
+    Field(ge=100, title="Bootstrap resamples", description="Of the questions, for every interval."),
+]
+Confidence = Annotated[
+    float,
+    Field(
+        gt=0.5,
+        lt=1,
+        title="Confidence of intervals",
+        description="0.95: an interval that holds the true value 19 times out of 20.",
+    ),
+]

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, PositiveInt
 
-from pipeline_lib.config.base import FrozenConfig, operational
+from pipeline_lib.config.base import BootstrapSamples, Confidence, FrozenConfig, operational
 from pipeline_lib.config.retrieval import RetrievalConfig
 
 
@@ -38,19 +38,8 @@ class EvaluateConfig(FrozenConfig):
         title="Prompts per batch",
         description="More is faster and takes more memory; changes no result.",
     )
-    num_bootstrap_samples: int = Field(
-        10_000,
-        ge=100,
-        title="Bootstrap resamples",
-        description="Of the questions, for every interval.",
-    )
-    confidence: float = Field(
-        0.95,
-        gt=0.5,
-        lt=1,
-        title="Confidence of intervals",
-        description="0.95: an interval that holds the true value 19 times out of 20.",
-    )
+    num_bootstrap_samples: BootstrapSamples = 10_000
+    confidence: Confidence = 0.95
     seed: int = Field(42, ge=0, title="Seed", description="Of the resampling.")
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
-from pipeline_lib.config.base import FrozenConfig, operational
+from pipeline_lib.config.base import Confidence, FrozenConfig, operational
 from pipeline_lib.config.corpus import ChunkConfig
 from pipeline_lib.config.retrieval import RetrievalConfig
 
@@ -152,13 +152,7 @@ class RetrievalEvaluationConfig(FrozenConfig):
     num_bootstrap_samples: int = Field(
         10_000, ge=100, title="Resamples", description="Of the queries, for intervals and p-values."
     )
-    confidence: float = Field(
-        0.95,
-        gt=0.5,
-        lt=1,
-        title="Confidence of intervals",
-        description="0.95: an interval that holds the true value 19 times out of 20.",
-    )
+    confidence: Confidence = 0.95
     seed: int = Field(
         42, ge=0, title="Seed", description="Of sampling queries, splitting them, and resampling."
     )

@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
-from pipeline_lib.config.base import FrozenConfig, operational
+from pipeline_lib.config.base import BootstrapSamples, Confidence, FrozenConfig, operational
 
 RETRIEVER_SUFFIX = "-retriever"
 """Ends the names of tuned embedding models: that of the pipeline `docs` is `docs-retriever`."""
@@ -133,19 +133,8 @@ class TuneRetrieverConfig(FrozenConfig):
     cutoffs: tuple[PositiveInt, ...] = Field(
         (1, 5, 10), min_length=1, title="Cutoffs (K)", description="Recall is measured at each."
     )
-    num_bootstrap_samples: int = Field(
-        10_000,
-        ge=100,
-        title="Bootstrap resamples",
-        description="Of the questions, for every interval.",
-    )
-    confidence: float = Field(
-        0.95,
-        gt=0.5,
-        lt=1,
-        title="Confidence of intervals",
-        description="0.95: an interval that holds the true value 19 times out of 20.",
-    )
+    num_bootstrap_samples: BootstrapSamples = 10_000
+    confidence: Confidence = 0.95
     precision: Literal["auto", "bf16", "fp32"] = Field(
         "auto", title="Precision", description="'auto': bf16 where the hardware has it."
     )

@@ -7,9 +7,10 @@ sources once and leaves each shard's inputs in S3, `prepare_shard` parses one sh
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
@@ -141,18 +142,7 @@ def prepare_shard(ws: Workspace, plan: IngestPlan, index: int) -> int:
             hint="Give all workers the same release of raftline and the same lock file.",
         )
     ws.settings.scratch.mkdir(parents=True, exist_ok=True)
-    num_workers = plan.config.num_workers or 1
-    pool = open_pool(ws.settings, plan.config, model.path, num_workers=num_workers)
-    reader = InputReader(ws.settings, ws.artifacts.objects)
-    with pool, phase(ws.progress, "Parsing", total=len(shard.inputs), unit="inputs"):
-        process_shard(
-            partial,
-            shard,
-            pool,
-            scratch=ws.settings.scratch,
-            prepare=reader.prepare,
-            on_input=ws.progress.advance,
-        )
+    _parse(ws, plan.config, model.path, partial, [shard], plan.config.num_workers or 1)
     return len(shard.inputs)
 
 
@@ -258,12 +248,24 @@ def _prepare_missing(job: _Job, work: _Work, partial: PartialWork) -> None:
     num_inputs = sum(len(shard.inputs) for shard in missing)
     if not missing:
         return
-    ws, config = job.ws, job.config
-    num_workers = min(config.num_workers or usable_cores(), num_inputs)
-    pool = open_pool(ws.settings, config, job.model.path, num_workers=num_workers)
+    num_workers = min(job.config.num_workers or usable_cores(), num_inputs)
+    _parse(job.ws, job.config, job.model.path, partial, missing, num_workers)
+
+
+def _parse(
+    ws: Workspace,
+    config: IngestConfig,
+    model_path: Path,
+    partial: PartialWork,
+    shards: Sequence[Shard],
+    num_workers: int,
+) -> None:
+    """Parse shards in a pool of processes; what comes of them is kept as partial work."""
+    num_inputs = sum(len(shard.inputs) for shard in shards)
+    pool = open_pool(ws.settings, config, model_path, num_workers=num_workers)
     reader = InputReader(ws.settings, ws.artifacts.objects)
     with pool, phase(ws.progress, "Parsing", total=num_inputs, unit="inputs") as progress:
-        for shard in missing:
+        for shard in shards:
             process_shard(
                 partial,
                 shard,

@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from pipeline_lib.errors import ConfigError
 from pipeline_lib.generation.hardware import best_device, best_dtype
 from pipeline_lib.retrieval.batching import TokenizedTexts
+from pipeline_lib.retrieval.sentence_models import load_embedding_model
 
 if TYPE_CHECKING:
     import torch
@@ -231,23 +231,7 @@ def _stored_dtype(model: SentenceTransformer) -> torch.dtype:
 
 
 def _load(path: Path) -> SentenceTransformer:
-    from sentence_transformers import SentenceTransformer
-
     device = best_device()
-    options: dict[str, Any] = {"use_safetensors": True}
-    if device.type == "cpu":
-        options["dtype"] = "float32"  # half-precision weights are slow where they are emulated
-    try:
-        return SentenceTransformer(
-            str(path),
-            device=str(device),
-            local_files_only=True,
-            trust_remote_code=False,
-            model_kwargs=options,
-        )
-    except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(
-            f"The embedding model in {path} cannot be loaded: {error}",
-            hint="Give a sentence-transformers model: a folder with modules.json, config.json, "
-            "tokenizer.json and model.safetensors.",
-        ) from error
+    # Half-precision weights are slow on CPUs that emulate them.
+    options: dict[str, Any] = {"dtype": "float32"} if device.type == "cpu" else {}
+    return load_embedding_model(path, str(device), **options)

@@ -16,6 +16,7 @@ from pipeline_lib.generation.hardware import best_device, best_dtype
 from pipeline_lib.models import resolve_model
 from pipeline_lib.progress import Progress, phase
 from pipeline_lib.retrieval.hits import Hit, renumbered
+from pipeline_lib.retrieval.sentence_models import load_cross_encoder
 from pipeline_lib.settings import Settings
 
 if TYPE_CHECKING:
@@ -148,26 +149,9 @@ def _rescored(hit: Hit, score: float) -> Hit:
 
 
 def _load(path: Path) -> CrossEncoder:
-    from sentence_transformers import CrossEncoder
-
     device = best_device()
-    options: dict[str, Any] = {"use_safetensors": True}
-    if device.type != "cpu":
-        options["dtype"] = best_dtype(device)
-    try:
-        model = CrossEncoder(
-            str(path),
-            device=str(device),
-            local_files_only=True,
-            trust_remote_code=False,
-            model_kwargs=options,
-        )
-    except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(
-            f"The reranker in {path} cannot be loaded: {error}",
-            hint="Give a sentence-transformers CrossEncoder: a folder with config.json, "
-            "tokenizer.json and model.safetensors.",
-        ) from error
+    options: dict[str, Any] = {"dtype": best_dtype(device)} if device.type != "cpu" else {}
+    model = load_cross_encoder(path, str(device), **options)
     if model.num_labels != 1:
         raise ConfigError(
             f"The reranker in {path} gives {model.num_labels} scores for a pair, not one",

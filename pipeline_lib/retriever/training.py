@@ -24,6 +24,7 @@ from pipeline_lib.config import TuneRetrieverConfig
 from pipeline_lib.errors import ConfigError, NonFiniteLossError
 from pipeline_lib.generation.hardware import best_device, best_dtype
 from pipeline_lib.progress import Progress, phase
+from pipeline_lib.retrieval.sentence_models import load_embedding_model
 from pipeline_lib.retriever.mining import TrainingExample
 from pipeline_lib.retriever.pairs import Passages
 from pipeline_lib.retriever.trainer import make_trainer
@@ -90,7 +91,7 @@ def train(
     device = best_device()
     precision = _precision(device, config)
     with _own_random_state(config.seed):
-        model = _load(base, str(device))
+        model = load_embedding_model(base, str(device))
         stored_dtype = next(model.parameters()).dtype
         model.float()
         with phase(progress, "Training", None, "steps"):
@@ -103,7 +104,7 @@ def train(
     if stored_dtype == torch.float32:
         keeper.best_folder.rename(target)
     else:
-        best = _load(keeper.best_folder, "cpu")
+        best = load_embedding_model(keeper.best_folder, "cpu")
         best.to(stored_dtype)
         best.save_pretrained(str(target), create_model_card=False)
     _finish(target, base)
@@ -221,25 +222,6 @@ def _finish(target: Path, base: Path) -> None:
             f"The embedding model stores {', '.join(sorted(unsafe))}, which are pickles",
             hint="Choose a model whose modules are stored as safetensors.",
         )
-
-
-def _load(path: Path, device: str) -> SentenceTransformer:
-    from sentence_transformers import SentenceTransformer
-
-    try:
-        return SentenceTransformer(
-            str(path),
-            device=device,
-            local_files_only=True,
-            trust_remote_code=False,
-            model_kwargs={"use_safetensors": True},
-        )
-    except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(
-            f"The embedding model in {path} cannot be loaded: {error}",
-            hint="Give a sentence-transformers model: a folder with modules.json, config.json, "
-            "tokenizer.json and model.safetensors.",
-        ) from error
 
 
 def _precision(device: Any, config: TuneRetrieverConfig) -> str:

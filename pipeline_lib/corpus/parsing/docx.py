@@ -18,8 +18,8 @@ from typing import Any
 from pipeline_lib.config import IngestConfig
 from pipeline_lib.corpus.drops import DropReason, RefusedInputError
 from pipeline_lib.corpus.media_types import DOCX
-from pipeline_lib.corpus.parsing.base import ParsedDocument, Segment, name_of
-from pipeline_lib.corpus.parsing.office import core_properties
+from pipeline_lib.corpus.parsing.base import ParsedDocument, Segment
+from pipeline_lib.corpus.parsing.office import office_document
 from pipeline_lib.corpus.parsing.packages import open_package, parse_xml
 from pipeline_lib.corpus.parsing.tables import markdown_table
 from pipeline_lib.corpus.sources.base import SourceInput
@@ -52,17 +52,7 @@ def parse_docx(item: SourceInput, data: bytes, config: IngestConfig) -> Iterator
     text = "\n\n".join(block for block in blocks if block.strip())
     if not text:
         raise RefusedInputError(DropReason.NO_TEXT, "no text in paragraphs, tables or text boxes")
-    title, language, metadata = core_properties(document.core_properties)
-    yield ParsedDocument(
-        source_uri=item.uri,
-        media_type=DOCX,
-        segments=(Segment(text=text),),
-        is_markdown=True,
-        title=title or item.title,
-        name=name_of(item.uri),
-        language=language,
-        metadata=metadata,
-    )
+    yield office_document(item, DOCX, [Segment(text=text)], document.core_properties)
 
 
 class _Styles:

@@ -9,8 +9,8 @@ from typing import Any
 from pipeline_lib.config import IngestConfig
 from pipeline_lib.corpus.drops import DropReason, RefusedInputError
 from pipeline_lib.corpus.media_types import PPTX
-from pipeline_lib.corpus.parsing.base import ParsedDocument, Segment, name_of
-from pipeline_lib.corpus.parsing.office import core_properties
+from pipeline_lib.corpus.parsing.base import ParsedDocument, Segment
+from pipeline_lib.corpus.parsing.office import check_pages, office_document
 from pipeline_lib.corpus.parsing.packages import open_package
 from pipeline_lib.corpus.parsing.tables import markdown_table
 from pipeline_lib.corpus.sources.base import SourceInput
@@ -29,10 +29,8 @@ def parse_pptx(item: SourceInput, data: bytes, config: IngestConfig) -> Iterator
     except (ValueError, KeyError) as error:
         detail = f"not a valid PowerPoint file: {error}"
         raise RefusedInputError(DropReason.BROKEN_FILE, detail) from error
-    num_slides, max_pages = len(presentation.slides), config.limits.max_pages
-    if num_slides > max_pages:
-        detail = f"{num_slides} slides; ingest.limits.max_pages is {max_pages}"
-        raise RefusedInputError(DropReason.TOO_MANY_PAGES, detail)
+    num_slides = len(presentation.slides)
+    check_pages(num_slides, "slides", config)
     segments = []
     for number, slide in enumerate(presentation.slides, start=1):
         text = "\n\n".join(_slide_blocks(slide))
@@ -40,17 +38,7 @@ def parse_pptx(item: SourceInput, data: bytes, config: IngestConfig) -> Iterator
             segments.append(Segment(text=text, kind="slide", label=str(number)))
     if not segments:
         raise RefusedInputError(DropReason.NO_TEXT, f"no text on {num_slides} slides")
-    title, language, metadata = core_properties(presentation.core_properties)
-    yield ParsedDocument(
-        source_uri=item.uri,
-        media_type=PPTX,
-        segments=tuple(segments),
-        is_markdown=True,
-        title=title or item.title,
-        name=name_of(item.uri),
-        language=language,
-        metadata=metadata,
-    )
+    yield office_document(item, PPTX, segments, presentation.core_properties)
 
 
 def _slide_blocks(slide: Any) -> Iterator[str]:

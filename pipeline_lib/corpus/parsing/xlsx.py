@@ -16,8 +16,8 @@ from typing import Any
 from pipeline_lib.config import IngestConfig
 from pipeline_lib.corpus.drops import DropReason, RefusedInputError
 from pipeline_lib.corpus.media_types import XLSX
-from pipeline_lib.corpus.parsing.base import ParsedDocument, Segment, name_of
-from pipeline_lib.corpus.parsing.office import core_properties
+from pipeline_lib.corpus.parsing.base import ParsedDocument, Segment
+from pipeline_lib.corpus.parsing.office import check_pages, office_document
 from pipeline_lib.corpus.parsing.packages import open_package
 from pipeline_lib.corpus.parsing.tables import Row, block_chars, table_blocks
 from pipeline_lib.corpus.sources.base import SourceInput
@@ -44,10 +44,8 @@ def _document(item: SourceInput, data: bytes, config: IngestConfig) -> ParsedDoc
         raise RefusedInputError(
             DropReason.BROKEN_FILE, f"not a valid Excel file: {error}"
         ) from error
-    num_sheets, max_pages = len(workbook.sheetnames), config.limits.max_pages
-    if num_sheets > max_pages:
-        detail = f"{num_sheets} sheets; ingest.limits.max_pages is {max_pages}"
-        raise RefusedInputError(DropReason.TOO_MANY_PAGES, detail)
+    num_sheets = len(workbook.sheetnames)
+    check_pages(num_sheets, "sheets", config)
     segments = []
     for sheet in workbook.worksheets:
         sheet.reset_dimensions()  # what the file claims may be a million columns, or one
@@ -56,17 +54,7 @@ def _document(item: SourceInput, data: bytes, config: IngestConfig) -> ParsedDoc
             segments.append(Segment(text=text, kind="sheet", label=sheet.title))
     if not segments:
         raise RefusedInputError(DropReason.NO_TEXT, f"no cell of {num_sheets} sheets holds a value")
-    title, language, metadata = core_properties(workbook.properties)
-    return ParsedDocument(
-        source_uri=item.uri,
-        media_type=XLSX,
-        segments=tuple(segments),
-        is_markdown=True,
-        title=title or item.title,
-        name=name_of(item.uri),
-        language=language,
-        metadata=metadata,
-    )
+    return office_document(item, XLSX, segments, workbook.properties)
 
 
 def _blocks(sheet: Any, max_chars: int) -> Iterator[str]:
