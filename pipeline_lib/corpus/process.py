@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pipeline_lib.corpus.chunking import Chunker
 
 PROCESS_TARGET = f"{__name__}:make_processor"
-PROCESS_VERSION = 1
+PROCESS_VERSION = 2
 """Raised when the same input may give other documents."""
 
 _NOT_PROCESSING = frozenset({"embedding_model", "web", "deduplication", "max_dropped_fraction"})

@@ -114,10 +114,13 @@ class Packer:
         candidates = [
             index for index in range(earliest, last + 1) if atoms[index].strength == strongest
         ]
-        return max(candidates, key=lambda index: self._hash(starts[index]))
+        return max(candidates, key=lambda index: self._hash(starts[index], starts[0], end))
 
-    def _hash(self, position: int) -> int:
-        around = self._text[max(0, position - _HASHED_CHARS) : position + _HASHED_CHARS]
+    def _hash(self, position: int, left: int, right: int) -> int:
+        """Of the text around a position, as far as it belongs to what is being packed."""
+        around = self._text[
+            max(left, position - _HASHED_CHARS) : min(right, position + _HASHED_CHARS)
+        ]
         return zlib.crc32(around.encode("utf-8", "surrogatepass"))
 
     def _atoms(

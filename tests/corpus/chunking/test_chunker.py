@@ -478,6 +478,19 @@ def test_an_edit_in_one_section_leaves_the_chunks_of_all_others(
     assert chunk_ids(bodies, edited) == before
 
 
+def test_what_stands_in_the_next_section_does_not_move_a_cut(
+    chunkers: dict[tuple[str, str], Chunker], document: MakeDocument
+) -> None:
+    """Cuts are chosen by the text around them, and that ends where the section does."""
+
+    def first_section(other: str) -> list[str]:
+        text = f"## S0\n\n{words(27)}\n\n## S1\n\n{other}"
+        chunks = chunkers["words", "16+5"].chunk(document(text, MARKDOWN))
+        return [chunk.text for chunk in chunks if chunk.heading_path == ("S0",)]
+
+    assert first_section(words(4, 100)) == first_section(f"new words {words(4, 100)}")
+
+
 def test_in_text_without_headings_an_edit_changes_the_chunks_around_it_only(
     word_tokenizer: Tokenizer, document: MakeDocument
 ) -> None:
