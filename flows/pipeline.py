@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from flows.approval import ask_for_approval
 from flows.fan_out import index_with, ingest_with
 from flows.runtime import completed, raftline_flow
 from flows.summary import PipelineSummary, TunedRetriever, pipeline_markdown
@@ -21,7 +22,8 @@ def pipeline(config: PipelineConfig = _DEFAULT) -> PipelineSummary:
     """Ingest, index, synthesize, fine-tune, evaluate, promote; reuses whatever is there already.
 
     With `tune_retriever` set, the embedding model learns from the dataset too, and the index that
-    the rest of the run uses is made with it when it is better.
+    the rest of the run uses is made with it when it is better. With `approval` set, the run pauses
+    before anything is trained until somebody has approved the dataset.
 
     Args:
         config: What each stage does. The defaults train a small model on the built-in sample.
@@ -34,6 +36,10 @@ def pipeline(config: PipelineConfig = _DEFAULT) -> PipelineSummary:
     first_name = name if tuning is None else untuned_name(name)
     passages = index_with(config.fan_out, first_name, config.index, corpus.ref)
     dataset = synthesize(name, config.synthesize, corpus.ref, passages.ref)
+    if config.approval is not None:
+        refusal = ask_for_approval(config.approval, dataset)
+        if refusal is not None:
+            return refusal
     retriever = None
     if tuning is not None:
         untuned = passages

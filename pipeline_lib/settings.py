@@ -74,6 +74,9 @@ class Settings(BaseSettings):
     """OpenAI-compatible endpoint, for example `http://localhost:8000/v1`."""
     teacher_api_key: SecretStr | None = None
     """API key of the teacher endpoint."""
+    teacher_api_version: str | None = None
+    """Set it for Azure OpenAI's deployments, for example `2024-10-21`: requests carry it as
+    `api-version` and the key as `api-key`; the base URL ends in `/openai/deployments/<name>`."""
 
     def for_source_bucket(self, bucket: str) -> Settings:
         """Settings of an object store over a bucket that is a source."""
@@ -116,6 +119,11 @@ class Settings(BaseSettings):
     def embedding_cache(self) -> Path:
         """Folder of vectors that were fetched from the store or made here; safe to delete."""
         return self.home / "cache" / "embeddings"
+
+    @property
+    def completion_cache(self) -> Path:
+        """Folder of what teachers wrote, as read from the store; safe to delete."""
+        return self.home / "cache" / "completions"
 
     @property
     def scratch(self) -> Path:

@@ -8,13 +8,18 @@ A server that cannot take an artifact is worth a warning, never a finished stage
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx
 from prefect import get_run_logger
-from prefect.artifacts import create_link_artifact, create_table_artifact
+from prefect.artifacts import (
+    create_link_artifact,
+    create_markdown_artifact,
+    create_table_artifact,
+)
 from prefect.context import get_run_context
 from prefect.exceptions import MissingContextError, PrefectException
 
@@ -30,11 +35,16 @@ from pipeline_lib.evaluation.records import (
     read_summary,
 )
 from pipeline_lib.evaluation.statistics import Estimate
-from pipeline_lib.raft.funnel import FUNNEL_FILE
+from pipeline_lib.raft.card import CARD_FILE
+from pipeline_lib.raft.funnel import FUNNEL_FILE, SAMPLES_FILE, RejectSample, read_samples
 from pipeline_lib.stage import StageResult
 
 ARM_TITLES: dict[str, str] = {BASE: "Base", CANDIDATE: "Fine-tuned", CHAMPION: "Champion"}
 _LINK_SECONDS = 7 * 86_400
+_SAMPLES_PER_REASON = 3
+_SHOWN_CHARS = 240
+_MOST_CARD_CHARS = 200_000
+"""Prefect stores whatever length; a browser should not have to."""
 Table = list[dict[str, str | int]]
 
 
@@ -73,6 +83,54 @@ def funnel_table(funnel: Mapping[str, Any]) -> Table:
             }
         )
     return table
+
+
+def rejects_table(samples: Iterable[RejectSample]) -> Table:
+    """A few rejects of each reason: what was asked, and what was wrong with it."""
+    table: Table = []
+    shown: Counter[tuple[str, str]] = Counter()
+    for sample in samples:
+        place = sample.stage, sample.reason
+        shown[place] += 1
+        if shown[place] > _SAMPLES_PER_REASON:
+            continue
+        table.append(
+            {
+                "Step": readable(sample.stage),
+                "Reason": readable(sample.reason),
+                "Rejected": sample.num_rejects,
+                "Question": _shortened(sample.question),
+                "Found": _shortened(sample.text),
+                "Kind": readable(sample.kind),
+            }
+        )
+    return table
+
+
+def ledger_table(lines: Sequence[Mapping[str, Any]]) -> Table:
+    """What each step asked of each model, and what all of it comes to.
+
+    Args:
+        lines: `Ledger.as_records()`.
+    """
+    sums: Counter[str] = Counter()
+    for line in lines:
+        sums.update({name: value for name, value in line.items() if not isinstance(value, str)})
+    total = [{"step": "total", "model": "", **sums}] if len(lines) > 1 else []
+    return [
+        {
+            "Step": readable(line["step"]),
+            "Model": line["model"],
+            "Completions": _with_new(line["num_completions"], line["num_new_completions"]),
+            "Scores": _with_new(line["num_scored_targets"], line["num_new_scores"]),
+            "Prompt tokens": f"{line['prompt_tokens']:,}",
+            "of which cached": f"{line['cached_tokens']:,}",
+            "Completion tokens": f"{line['completion_tokens']:,}",
+            "Waited": f"{line['waiting_seconds']:,.1f} s",
+            "Cost": _with_new(line["cost"], line["new_cost"]),
+        }
+        for line in [*lines, *total]
+    ]
 
 
 def metrics_table(summary: EvaluationSummary) -> Table:
@@ -137,6 +195,43 @@ def publish_funnel(result: StageResult, folder: Path) -> None:
     )
 
 
+def publish_rejects(result: StageResult, folder: Path) -> None:
+    """Show samples of what synthesis rejected as the table `<name>-rejects`."""
+    table = rejects_table(read_samples(folder / SAMPLES_FILE))
+    if table:
+        show(
+            create_table_artifact,
+            key=f"{result.ref.name}-rejects",
+            table=table,
+            description=f"Samples of what was rejected, and why; all of it: `rejects.parquet` of "
+            f"`{result.uri}`",
+        )
+
+
+def publish_ledger(result: StageResult, lines: Sequence[Mapping[str, Any]]) -> None:
+    """Show what the teacher was asked and paid as the table `<name>-ledger`."""
+    if lines:
+        show(
+            create_table_artifact,
+            key=f"{result.ref.name}-ledger",
+            table=ledger_table(lines),
+            description=f"What the models were asked for `{result.uri}`; in brackets what was new "
+            "in the run that built it. Cost is in the prices' currency.",
+        )
+
+
+def publish_card(result: StageResult, folder: Path) -> None:
+    """Show the dataset card (mixes, quotes, funnel, sample rows) as `<name>-card`."""
+    card = (folder / CARD_FILE).read_text(encoding="utf-8")
+    front_matter, _, text = card.removeprefix("---\n").partition("\n---\n")
+    show(
+        create_markdown_artifact,
+        key=f"{result.ref.name}-card",
+        markdown=(text or front_matter).strip()[:_MOST_CARD_CHARS],
+        description=f"`{CARD_FILE}` of `{result.uri}`",
+    )
+
+
 def publish_metrics(result: StageResult, folder: Path) -> None:
     """Show the evaluation as the table `<name>-metrics`."""
     summary = read_summary(folder)
@@ -164,6 +259,20 @@ def publish_report_link(result: StageResult, store: ArtifactStore) -> None:
             f"A checked copy lies on the worker: `{store.directory(result.ref) / REPORT_FILE}`"
         ),
     )
+
+
+def _with_new(total: float, new: float) -> str:
+    """`120 (20)`: all, and of these the new."""
+    return f"{_number(total)} ({_number(new)})" if total else ""
+
+
+def _number(value: float) -> str:
+    return f"{value:,.6f}".rstrip("0").rstrip(".")
+
+
+def _shortened(text: str) -> str:
+    folded = " ".join(text.split())
+    return folded if len(folded) <= _SHOWN_CHARS else f"{folded[: _SHOWN_CHARS - 1]}…"
 
 
 def _ordered_metrics(summary: EvaluationSummary) -> list[str]:

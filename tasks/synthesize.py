@@ -6,7 +6,7 @@ from pipeline_lib.artifacts.manifest import ArtifactRef
 from pipeline_lib.config import SynthesizeConfig
 from pipeline_lib.raft import stage
 from pipeline_lib.stage import StageResult
-from tasks.presentation import publish_funnel
+from tasks.presentation import publish_card, publish_funnel, publish_ledger, publish_rejects
 from tasks.runtime import log_counts, open_workspace, stage_task
 
 
@@ -18,5 +18,9 @@ def synthesize(
     with open_workspace() as ws:
         result = stage.synthesize(ws, name, config, corpus, index)
         log_counts(result)
-        publish_funnel(result, ws.artifacts.directory(result.ref))
+        folder = ws.artifacts.directory(result.ref)
+        publish_funnel(result, folder)
+        publish_rejects(result, folder)
+        publish_ledger(result, ws.artifacts.manifest(result.ref).details[stage.LEDGER_DETAIL])
+        publish_card(result, folder)
     return result

@@ -25,7 +25,11 @@ def target(quoted: str) -> str:
     text = TEXTS["fox"]
     row = RaftRow(
         row_id="r",
+        row_key="r",
         split="test",
+        task="answer",
+        kind="factual",
+        style="plain",
         question=QUESTION.question,
         context=tuple(
             Passage(
@@ -38,8 +42,9 @@ def target(quoted: str) -> str:
             )
             for name in TEXTS
         ),
-        oracle_chunk_id="fox",
-        oracle_document_id="fox",
+        oracle_chunk_ids=("fox",),
+        oracle_document_ids=("fox",),
+        source_document_id="fox",
         oracle_present=True,
         target="answer",
         reasoning=(

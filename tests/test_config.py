@@ -19,6 +19,7 @@ from pipeline_lib.config import (
     IndexConfig,
     IngestConfig,
     PipelineConfig,
+    SplitConfig,
     SynthesizeConfig,
 )
 
@@ -66,7 +67,7 @@ def test_every_field_has_a_title_and_some_code_reads_it(
     [
         (lambda: ChunkConfig(size_tokens=64, overlap_tokens=64), "must be smaller than"),
         (lambda: FinetuneConfig(global_batch_size=5), "must be a multiple of"),
-        (lambda: SynthesizeConfig(test_fraction=0.7, validation_fraction=0.3), "less than a tenth"),
+        (lambda: SplitConfig(test_fraction=0.7, validation_fraction=0.3), "less than a tenth"),
         (lambda: SynthesizeConfig(min_rows=97), "larger than num_questions"),
         (
             lambda: PipelineConfig(

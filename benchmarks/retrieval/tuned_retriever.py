@@ -17,7 +17,7 @@ import json
 import random
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,13 @@ from pipeline_lib.config import (
     BUNDLED_EMBEDDING_MODEL,
     FrozenConfig,
     MiningConfig,
+    SplitConfig,
     TuneRetrieverConfig,
 )
 from pipeline_lib.corpus.schema import CHUNK_SCHEMA, CHUNKS_FILE
 from pipeline_lib.models import resolve_model
+from pipeline_lib.raft.dataset.splitting import split_groups
 from pipeline_lib.raft.rows import SPLITS, Passage, Provenance, RaftRow, split_file, write_rows
-from pipeline_lib.raft.splitting import split_documents
 from pipeline_lib.retrieval.schema import IndexRecord
 from pipeline_lib.retriever.measuring import RetrieverEvaluation, read_evaluation
 from pipeline_lib.retriever.promotion import promote_retriever
@@ -86,8 +87,10 @@ def make_rows(folder: Path, passages: dict[str, str], num_train: int) -> list[Ra
         question, document, _ = line.split("\t")
         if document in passages:
             gold.setdefault(question, document)
-    splits = split_documents(gold.values(), validation_fraction=0.1, test_fraction=0.3, seed=_SEED)
-    rows = [_row(name, questions[name], gold[name], passages, splits) for name in sorted(gold)]
+    splits = split_groups([[each] for each in set(gold.values())], SplitConfig(), _SEED)
+    rows = [
+        _row(name, questions[name], gold[name], passages, splits.split_of) for name in sorted(gold)
+    ]
     random.Random(_SEED).shuffle(rows)
     wanted = {"train": num_train, "validation": NUM_VALIDATION, "test": len(rows)}
     return [
@@ -96,7 +99,7 @@ def make_rows(folder: Path, passages: dict[str, str], num_train: int) -> list[Ra
 
 
 def _row(
-    name: str, question: str, document: str, passages: dict[str, str], splits: dict[str, Any]
+    name: str, question: str, document: str, passages: dict[str, str], splits: Mapping[str, Any]
 ) -> RaftRow:
     oracle = Passage(
         chunk_id=document,
@@ -108,11 +111,16 @@ def _row(
     )
     return RaftRow(
         row_id=name,
+        row_key=name,
         split=splits[document],
+        task="answer",
+        kind="user",
+        style="plain",
         question=question,
         context=(oracle,),
-        oracle_chunk_id=document,
-        oracle_document_id=document,
+        oracle_chunk_ids=(document,),
+        oracle_document_ids=(document,),
+        source_document_id=document,
         oracle_present=True,
         target="answer",
         reasoning=(),

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from pipeline_lib.config import FrozenConfig
+from pipeline_lib.config import FrozenConfig, PipelineConfig
 from pipeline_lib.errors import ConfigError
 
 Config = TypeVar("Config", bound=FrozenConfig)
@@ -58,6 +58,23 @@ def read_config_file(path: Path) -> dict[str, Any]:
             hint="Write for example: synthesize: {num_questions: 200}",
         )
     return content
+
+
+def read_pipeline_config(file: Path | None, name: str | None, command: str) -> PipelineConfig:
+    """The configuration of a whole pipeline: what the file says, and above it the name.
+
+    Args:
+        file: JSON or YAML; `None` for the defaults.
+        name: of the pipeline; `None` leaves it as the file has it.
+        command: opens error messages where there is no file.
+
+    Raises:
+        ConfigError: the file cannot be read, or a field's value is refused.
+    """
+    values = read_config_file(file) if file else {}
+    if name is not None:
+        values["name"] = name
+    return validated(PipelineConfig, values, str(file) if file else command)
 
 
 def _described(problem: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
@@ -52,12 +52,13 @@ def demo(
     Starts the local stack and fetches the models, if they are not there. Whatever was made before
     from the same documents and configuration is reused.
     """
+    from deployments.cli.configuration import read_pipeline_config
     from deployments.cli.models import fetch_models
     from deployments.cli.stack import start_stack
     from pipeline_lib.settings import load_settings
 
     started = time.monotonic()
-    pipeline_config = _read_config(config, name)
+    pipeline_config = read_pipeline_config(config, name, "demo")
     stack = start_stack()
     fetch_models(load_settings(stack.home), _bundled_models(pipeline_config))
     summary, run_url = _run(stack, pipeline_config)
@@ -78,16 +79,6 @@ def demo(
     _print_next_commands(out, pipeline_config, config, has_champion=has_champion)
 
 
-def _read_config(file: Path | None, name: str | None) -> PipelineConfig:
-    from deployments.cli.configuration import read_config_file, validated
-    from pipeline_lib.config import PipelineConfig
-
-    values: dict[str, Any] = read_config_file(file) if file else {}
-    if name is not None:
-        values["name"] = name
-    return validated(PipelineConfig, values, str(file) if file else "demo")
-
-
 def _bundled_models(config: PipelineConfig) -> list[str]:
     """References of the bundled models that a run needs."""
     from pipeline_lib.models import BUNDLED_PREFIX
@@ -103,15 +94,20 @@ def _run(stack: LocalStack, config: PipelineConfig) -> tuple[PipelineSummary, st
     console = stderr_console()
     _point_prefect_at(stack)
     with console.status("Loading the pipeline"):
+        from prefect.exceptions import CancelledRun, FailedRun
         from prefect.utilities.urls import url_for
 
         from deployments.cli.progress import RichProgress
         from flows.pipeline import pipeline
         from flows.runtime import use_progress
+        from pipeline_lib.errors import RaftlineError
 
     with use_progress(RichProgress(console)):
         state = pipeline(config, return_state=True)
-    summary: PipelineSummary = state.result()
+    try:
+        summary: PipelineSummary = state.result()
+    except (CancelledRun, FailedRun) as error:  # ended without an error: by whom it had to ask
+        raise RaftlineError(state.message or str(error)) from error
     return summary, url_for("flow-run", obj_id=state.state_details.flow_run_id)
 
 

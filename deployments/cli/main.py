@@ -12,7 +12,18 @@ from typing import Annotated
 
 import typer
 
-from deployments.cli import ask, demo, evaluate_retrieval, models, search, show, stack
+from deployments.cli import (
+    ask,
+    demo,
+    estimate,
+    evaluate_retrieval,
+    export,
+    models,
+    review,
+    search,
+    show,
+    stack,
+)
 from deployments.cli.group import RaftlineGroup, configure_logging
 
 app = typer.Typer(
@@ -57,8 +68,11 @@ def _root(
 demo.register(app)
 ask.register(app)
 search.register(app)
+estimate.register(app)
 evaluate_retrieval.register(app)
 show.register(app)
+export.register(app)
+review.register(app)
 stack.register(app)
 models.register(app)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from deployments.cli.console import duration, stdout_console
 
@@ -17,15 +19,18 @@ if TYPE_CHECKING:
 
     from pipeline_lib.artifacts.manifest import ArtifactRef, Manifest
     from pipeline_lib.artifacts.store import ArtifactStore
+    from pipeline_lib.raft.dataset.lineage import DatasetUse, DocumentUse
 
 _SHORT = 8
 _SHOWN_COUNTS = 4
+_SHOWN_ROWS = 20
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command(
-        epilog="[bold]Example:[/bold] raftline show model/demo@champion",
+        epilog="[bold]Example:[/bold] raftline show model/demo@champion, or: "
+        "raftline show --document handbook.pdf",
     )(show)
 
 
@@ -38,13 +43,26 @@ def show(
             "Without it, all artifacts are listed.",
         ),
     ] = None,
+    document: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URI",
+            help="A document, by its URI, the end of it, or its id: "
+            "which rows of which datasets, and which models, saw it.",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List all artifacts, or show one: its manifest, and its lineage up and down."""
     from pipeline_lib.artifacts.store import ArtifactStore
     from pipeline_lib.settings import load_settings
 
+    if reference is not None and document is not None:
+        raise typer.BadParameter("give an artifact or --document, not both")
     store = ArtifactStore(load_settings())
+    if document is not None:
+        _show_document(store, document, as_json=as_json)
+        return
     manifests = sorted(store.manifests(), key=lambda m: m.finished_at)
     aliases = _aliases(store, manifests)
     if reference is None:
@@ -179,6 +197,70 @@ def _print_one(
     console.print(_tree_up(manifest.ref, lineage, manifest.inputs))
     console.print("\n[bold]used for[/bold]")
     console.print(_tree_down(manifest.ref, lineage))
+
+
+def _show_document(store: ArtifactStore, document: str, *, as_json: bool) -> None:
+    from pipeline_lib.raft.dataset.lineage import rows_of_document
+
+    use = rows_of_document(store, document)
+    if as_json:
+        typer.echo(json.dumps(_document_details(use), indent=1))
+    else:
+        _print_document(stdout_console(), use)
+
+
+def _document_details(use: DocumentUse) -> dict[str, Any]:
+    return {
+        "document_id": use.document_id,
+        "source_uri": use.source_uri,
+        "models": [model.key for model in use.models],
+        "datasets": [
+            {
+                "ref": each.dataset.key,
+                "models": [model.key for model in each.models],
+                "rows": [asdict(row) for row in each.rows],
+            }
+            for each in use.datasets
+        ],
+        "num_unrecorded_datasets": use.num_unrecorded,
+    }
+
+
+def _print_document(console: Console, use: DocumentUse) -> None:
+    console.print(f"[bold]{escape(use.source_uri)}[/bold]", soft_wrap=True)
+    console.print(f"document {use.document_id}")
+    if not use.datasets:
+        console.print("\nIt is in no dataset.")
+    for each in use.datasets:
+        _print_dataset_use(console, each)
+    if use.num_unrecorded:
+        console.print(
+            f"\n{use.num_unrecorded} older datasets keep no record of their documents and were "
+            "not looked at."
+        )
+    models = ", ".join(_short(model) for model in use.models) or "none"
+    console.print(f"\n[bold]models trained on it:[/bold] {models}", soft_wrap=True)
+
+
+def _print_dataset_use(console: Console, use: DatasetUse) -> None:
+    from rich.table import Table
+
+    versions = ", ".join(sorted({row.content_sha256[:_SHORT] for row in use.rows}))
+    counts = Counter(row.use.replace("_", " ") for row in use.rows)
+    shown = ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items()))
+    console.print(f"\n[bold]{_short(use.dataset)}[/bold]  text {versions}…  ({shown})")
+    table = Table("split", "task", "use", "row", "question", box=None, padding=(0, 2))
+    for row in use.rows[:_SHOWN_ROWS]:
+        table.add_row(
+            row.split,
+            row.task,
+            row.use.replace("_", " "),
+            row.row_id[:_SHORT],
+            escape(row.question),
+        )
+    console.print(table)
+    if len(use.rows) > _SHOWN_ROWS:
+        console.print(f"  … {len(use.rows) - _SHOWN_ROWS:,} more; --json prints all")
 
 
 def _print_numbers(console: Console, title: str, numbers: Mapping[str, float]) -> None:

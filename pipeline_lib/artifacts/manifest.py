@@ -109,6 +109,12 @@ class Manifest(BaseModel):
         }
 
 
+_CANONICAL = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+)
+"""Made once: every hash of a row asks for it."""
+
+
 def canonical_json(value: Any) -> bytes:
     """JSON with sorted keys and no spaces: equal values give equal bytes on every machine.
 
@@ -116,9 +122,7 @@ def canonical_json(value: Any) -> bytes:
         ValueError: the value holds NaN or infinity, which JSON cannot carry.
         TypeError: the value is not JSON.
     """
-    return json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    ).encode()
+    return _CANONICAL.encode(value).encode()
 
 
 def fingerprint(

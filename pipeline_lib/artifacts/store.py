@@ -14,7 +14,7 @@ last decides which attempt is the artifact, and both attempts are whole.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -110,10 +110,22 @@ class ArtifactStore:
             ArtifactCorruptError: a file's size or SHA-256 is not what the manifest says.
         """
         manifest = self.manifest(ref)
-        folder = self._cache / ref.key / manifest.attempt
+        return self._fetch(manifest, manifest.files)
+
+    def file(self, manifest: Manifest, path: str) -> Path | None:
+        """A local copy of one file; `None` if the artifact has none of that name.
+
+        Raises:
+            ArtifactNotFoundError, ArtifactCorruptError: as `directory`.
+        """
+        entries = [entry for entry in manifest.files if entry.path == path]
+        return self._fetch(manifest, entries) / path if entries else None
+
+    def _fetch(self, manifest: Manifest, entries: Iterable[FileEntry]) -> Path:
+        folder = self._cache / manifest.ref.key / manifest.attempt
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(self._cache / f"{ref.fingerprint}.lock"):
-            for entry in manifest.files:
+        with FileLock(self._cache / f"{manifest.ref.fingerprint}.lock"):
+            for entry in entries:
                 self._ensure_file(manifest, entry, folder / entry.path)
         return folder
 

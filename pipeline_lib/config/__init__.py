@@ -13,10 +13,23 @@ from pipeline_lib.config.base import (
     FrozenConfig,
     operational,
 )
+from pipeline_lib.config.contexts import (
+    DISTRACTOR_ORIGINS,
+    REJECTED_KINDS,
+    ContextConfig,
+    PreferenceConfig,
+    TaskConfig,
+)
 from pipeline_lib.config.corpus import ChunkConfig, IngestConfig
 from pipeline_lib.config.evaluation import EvaluateConfig, PromoteConfig
-from pipeline_lib.config.flows import AnswerConfig, FanOutConfig, PipelineConfig
+from pipeline_lib.config.flows import (
+    AnswerConfig,
+    ApprovalConfig,
+    FanOutConfig,
+    PipelineConfig,
+)
 from pipeline_lib.config.index import IndexConfig, MetadataIndex
+from pipeline_lib.config.questions import GateConfig, JudgeConfig, QuestionConfig
 from pipeline_lib.config.retrieval import (
     ExpandConfig,
     RerankConfig,
@@ -29,36 +42,51 @@ from pipeline_lib.config.retriever import (
     PromoteRetrieverConfig,
     TuneRetrieverConfig,
 )
-from pipeline_lib.config.synthesis import SynthesizeConfig, TeacherConfig
+from pipeline_lib.config.shares import normalized
+from pipeline_lib.config.synthesis import SplitConfig, SynthesizeConfig
+from pipeline_lib.config.teacher import BudgetConfig, PriceConfig, TeacherConfig
 from pipeline_lib.config.training import FinetuneConfig, LoraSettings
 
 __all__ = [
     "BUNDLED_EMBEDDING_MODEL",
     "BUNDLED_LANGUAGE_MODEL",
+    "DISTRACTOR_ORIGINS",
     "NAME_PATTERN",
+    "REJECTED_KINDS",
     "SAMPLE_SOURCE",
     "AnswerConfig",
+    "ApprovalConfig",
+    "BudgetConfig",
     "ChunkConfig",
+    "ContextConfig",
     "EvaluateConfig",
     "ExpandConfig",
     "FanOutConfig",
     "FinetuneConfig",
     "FrozenConfig",
+    "GateConfig",
     "IndexConfig",
     "IngestConfig",
+    "JudgeConfig",
     "LoraSettings",
     "MetadataIndex",
     "MiningConfig",
     "PipelineConfig",
+    "PreferenceConfig",
+    "PriceConfig",
     "PromoteConfig",
     "PromoteRetrieverConfig",
+    "QuestionConfig",
     "RerankConfig",
     "RetrievalConfig",
     "RetrievalEvaluationConfig",
     "SearchFilter",
+    "SplitConfig",
     "SweepConfig",
     "SynthesizeConfig",
+    "TaskConfig",
     "TeacherConfig",
     "TuneRetrieverConfig",
+    "normalized",
     "operational",
 ]

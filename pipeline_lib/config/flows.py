@@ -46,6 +46,25 @@ class FanOutConfig(FrozenConfig):
         return self
 
 
+class ApprovalConfig(FrozenConfig):
+    """A person's approval of the dataset, before anything is trained on it."""
+
+    timeout_hours: float = Field(
+        72.0,
+        gt=0,
+        le=30 * 24,
+        title="Longest wait (hours)",
+        description="Then the run ends as failed; the next one asks again.",
+    )
+    num_rows: int = Field(
+        20,
+        ge=1,
+        le=1000,
+        title="Rows to look at",
+        description="A random sample of the dataset, on a page that the run links to.",
+    )
+
+
 class PipelineConfig(FrozenConfig):
     """All stages in order, from sources to promotion."""
 
@@ -58,6 +77,12 @@ class PipelineConfig(FrozenConfig):
     ingest: IngestConfig = Field(default_factory=IngestConfig, title="Ingest")
     index: IndexConfig = Field(default_factory=IndexConfig, title="Index")
     synthesize: SynthesizeConfig = Field(default_factory=SynthesizeConfig, title="Synthesize")
+    approval: ApprovalConfig | None = operational(
+        None,
+        title="Approval",
+        description="Pause before training until somebody has looked at the dataset and approves; "
+        "a dataset that was approved before is not asked about again. Empty: go on.",
+    )
     tune_retriever: TuneRetrieverConfig | None = Field(
         None,
         title="Tune the retriever",

@@ -1,55 +1,64 @@
-"""How RAFT rows are made from a corpus."""
+"""How a dataset is made from a corpus."""
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Self
 
 from pydantic import Field, model_validator
 
-from pipeline_lib.config.base import BUNDLED_LANGUAGE_MODEL, FrozenConfig, operational
+from pipeline_lib.config.base import FrozenConfig, operational
+from pipeline_lib.config.contexts import ContextConfig, PreferenceConfig, TaskConfig
+from pipeline_lib.config.questions import GateConfig, QuestionConfig
 from pipeline_lib.config.retrieval import RetrievalConfig
+from pipeline_lib.config.teacher import BudgetConfig, TeacherConfig
 
 
-class TeacherConfig(FrozenConfig):
-    """Who writes questions and answers."""
+class SplitConfig(FrozenConfig):
+    """Which documents train, validate and test; decided before any question is written."""
 
-    kind: Literal["local", "endpoint"] = Field(
-        "local",
-        title="Kind",
-        description="'local': a causal LM in process; 'endpoint': the OpenAI-compatible server "
-        "in RAFTLINE_TEACHER_BASE_URL.",
-    )
-    model: str = Field(
-        BUNDLED_LANGUAGE_MODEL,
-        title="Model",
-        description="'bundled:…', a hub id or local folder; for an endpoint, the name it serves.",
-    )
-    temperature: float = Field(
-        0.0,
-        ge=0,
-        le=2,
-        title="Temperature",
-        description="0 takes the likeliest words; higher values vary them.",
-    )
-    batch_size: int = operational(
-        32,
+    validation_fraction: float = Field(
+        0.1,
         gt=0,
-        title="Prompts per batch (local teacher)",
-        description="More is faster and takes more memory; changes no result.",
+        lt=0.5,
+        title="Validation share of documents",
+        description="Whole documents, set aside before any question is written.",
     )
-    concurrency: int = operational(
-        8,
+    test_fraction: float = Field(
+        0.3,
         gt=0,
-        le=256,
-        title="Requests in flight (endpoint)",
-        description="How many prompts wait for the endpoint at once.",
+        lt=0.8,
+        title="Test share of documents",
+        description="Whole documents that training never sees; the evaluation asks about them.",
     )
-    timeout_seconds: float = operational(
-        120.0,
+    near_duplicate_threshold: float = Field(
+        0.8,
         gt=0,
-        title="Time limit per request (seconds)",
-        description="Of the endpoint; a request that takes longer is tried again.",
+        le=1,
+        title="Near-duplicate documents",
+        description="Estimated Jaccard similarity of word 5-grams from which documents are kept in "
+        "one split.",
     )
+    decontaminate_paths: tuple[str, ...] = operational(
+        (),
+        title="Keep away from",
+        description="Files (JSONL, CSV, text) whose questions and passages training must not see, "
+        "such as benchmarks; their content counts, not their place.",
+    )
+    keep_evaluation_set: bool = Field(
+        True,
+        title="Keep the test questions",
+        description="Take the test questions over from the dataset before, so that evaluations "
+        "stay comparable while the corpus grows.",
+    )
+
+    @model_validator(mode="after")
+    def _fractions_leave_training_documents(self) -> Self:
+        if self.validation_fraction + self.test_fraction >= 0.9:
+            raise ValueError(
+                f"validation_fraction ({self.validation_fraction}) + test_fraction "
+                f"({self.test_fraction}) leave less than a tenth of the documents for training"
+            )
+        return self
 
 
 class SynthesizeConfig(FrozenConfig):
@@ -62,8 +71,14 @@ class SynthesizeConfig(FrozenConfig):
         description="File with 'question', 'answer' and optionally 'document_id' per line. "
         "When given, the teacher writes only the reasoning.",
     )
+    prompts_path: str | None = operational(
+        None,
+        title="Your prompts (folder)",
+        description="Templates (*.jinja) that replace those of the same name, or add kinds and "
+        "styles of questions; their content counts, not their place.",
+    )
     num_questions: int = Field(
-        80,
+        96,
         ge=3,
         title="Questions wanted",
         description="Synthesis stops when this many rows are kept or candidates run out.",
@@ -80,66 +95,24 @@ class SynthesizeConfig(FrozenConfig):
         title="Fewest rows",
         description="The stage fails, with its yield funnel, when fewer rows survive.",
     )
-    num_distractors: int = Field(
-        2, ge=0, le=50, title="Distractors per row", description="Passages beside the oracle."
-    )
-    random_distractor_fraction: float = Field(
-        0.5,
-        ge=0,
-        le=1,
-        title="Random share of distractors",
-        description="The rest are the highest-ranked retrieved passages that are not the oracle.",
-    )
-    oracle_probability: float = Field(
-        0.8,
-        ge=0,
-        le=1,
-        title="Oracle probability",
-        description="Chance that a training row's context holds the oracle passage "
-        "(P in the RAFT paper). Validation and test rows always hold it.",
-    )
-    oracle_absent_target: Literal["refuse", "memorise"] = Field(
-        "refuse",
-        title="Target without oracle",
-        description="What a row without its oracle teaches: to refuse, or to answer from memory "
-        "(as in the RAFT paper, without quotes).",
-    )
-    validation_fraction: float = Field(
-        0.1,
-        gt=0,
-        lt=0.5,
-        title="Validation share of documents",
-        description="Whole documents, set aside before any question is written.",
-    )
-    test_fraction: float = Field(
-        0.3,
-        gt=0,
-        lt=0.8,
-        title="Test share of documents",
-        description="Whole documents that training never sees; the evaluation asks about them.",
-    )
-    round_trip_top_k: int = Field(
-        5,
-        ge=1,
-        title="Round trip: top k",
-        description="A generated question is kept when retrieval finds its passage this high.",
-    )
-    min_quote_chars: int = Field(
-        20,
-        ge=1,
-        title="Shortest quote (characters)",
-        description="A shorter quote does not count as evidence.",
+    questions: QuestionConfig = Field(default_factory=QuestionConfig, title="Questions")
+    gates: GateConfig = Field(default_factory=GateConfig, title="Gates")
+    contexts: ContextConfig = Field(default_factory=ContextConfig, title="Contexts")
+    tasks: TaskConfig = Field(default_factory=TaskConfig, title="Further tasks")
+    preferences: PreferenceConfig = Field(default_factory=PreferenceConfig, title="Preferences")
+    split: SplitConfig = Field(default_factory=SplitConfig, title="Splits")
+    budget: BudgetConfig = Field(default_factory=BudgetConfig, title="Budget")
+    incremental: bool = Field(
+        True,
+        title="Build on the dataset before",
+        description="Rows whose passages, prompts, teacher and seed are unchanged are taken over "
+        "as they are; rows of changed or deleted text are retired and made again.",
     )
     retrieval: RetrievalConfig = Field(default_factory=RetrievalConfig, title="Retrieval")
     seed: int = Field(42, ge=0, title="Seed", description="Same seed, same rows.")
 
     @model_validator(mode="after")
-    def _fractions_leave_training_documents(self) -> Self:
-        if self.validation_fraction + self.test_fraction >= 0.9:
-            raise ValueError(
-                f"validation_fraction ({self.validation_fraction}) + test_fraction "
-                f"({self.test_fraction}) leave less than a tenth of the documents for training"
-            )
+    def _enough_rows_are_wanted(self) -> Self:
         if self.min_rows > self.num_questions:
             raise ValueError(
                 f"min_rows ({self.min_rows}) is larger than num_questions ({self.num_questions})"

@@ -21,7 +21,7 @@ from pipeline_lib.corpus.drops import DropReason, make_drop
 from pipeline_lib.corpus.schema import Document, Drop
 
 if TYPE_CHECKING:
-    from rensa import RMinHash
+    from rensa import RMinHash, RMinHashLSH
 
 NUM_PERMUTATIONS = 256
 SHINGLE_WORDS = 5
@@ -82,14 +82,8 @@ class _NearCopies:
     """The signatures of the documents that were kept."""
 
     def __init__(self, threshold: float) -> None:
-        from rensa import RMinHashLSH
-
         self._threshold = threshold
-        self._index = RMinHashLSH(
-            threshold=threshold,
-            num_perm=NUM_PERMUTATIONS,
-            num_bands=NUM_PERMUTATIONS // rows_per_band(threshold),
-        )
+        self._index = make_lsh(threshold)
         self._signatures: list[npt.NDArray[np.uint32]] = []
         self._uris: list[str] = []
 
@@ -123,11 +117,27 @@ def minhash_of(text: str) -> RMinHash | None:
     return minhash if num_shingles >= _MIN_SHINGLES else None
 
 
+def make_lsh(threshold: float) -> RMinHashLSH:
+    """An empty index that finds the few texts worth comparing with one, by its `minhash_of`."""
+    from rensa import RMinHashLSH
+
+    return RMinHashLSH(
+        threshold=threshold,
+        num_perm=NUM_PERMUTATIONS,
+        num_bands=NUM_PERMUTATIONS // rows_per_band(threshold),
+    )
+
+
+def split_words(text: str) -> list[str]:
+    """The text's words in lower case; in scripts without spaces, its characters."""
+    return _WORD.findall(text.casefold())
+
+
 def shingles(text: str) -> Iterator[list[str]]:
     """The word 5-grams of the text in lower case, a stretch of the text at a time."""
     carried: list[str] = []
     for start in range(0, len(text), _SLICE_CHARS):
-        words = carried + _WORD.findall(text[start : start + _SLICE_CHARS].casefold())
+        words = carried + split_words(text[start : start + _SLICE_CHARS])
         yield [" ".join(gram) for gram in zip(*(words[n:] for n in range(SHINGLE_WORDS)))]  # noqa: B905
         carried = words[-(SHINGLE_WORDS - 1) :]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from pipeline_lib.generation.base import Prompt
 from pipeline_lib.progress import Progress, phase
 from pipeline_lib.raft.quotes import verify_quote
 from pipeline_lib.raft.rendering import parse_answer, render_prompt, render_target
-from pipeline_lib.raft.rows import RaftRow, Split, read_rows, split_file
+from pipeline_lib.raft.rows import RaftRow, Split, iter_rows, split_file, why_no_question
 from pipeline_lib.retrieval.search import Hit, PassageSearcher
 
 _RETRIEVAL_KEY = "retrieval.json"
@@ -46,8 +47,10 @@ class Question:
 
     @property
     def is_oracle_in_context(self) -> bool:
-        """Whether the answer can be quoted from the given passages."""
-        return any(hit.covers(self.row.oracle_chunk_id) for hit in self.context)
+        """Whether the whole answer can be quoted from the given passages."""
+        return all(
+            any(hit.covers(oracle) for hit in self.context) for oracle in self.row.oracle_chunk_ids
+        )
 
     @property
     def task(self) -> ArmTask:
@@ -60,19 +63,32 @@ class Question:
         )
 
 
-def select_rows(dataset: Path, split: Split, max_questions: int) -> tuple[list[RaftRow], int]:
-    """The split's first rows by row id, and how many were left out.
+def select_rows(
+    dataset: Path, split: Split, max_questions: int
+) -> tuple[list[RaftRow], Counter[str]]:
+    """The split's first questions by row id, and how many rows were left out for which reason.
+
+    Only questions that the corpus answers are asked: their answers have a reference.
 
     Raises:
-        InputError: the split is empty.
+        InputError: the split has no such question.
     """
-    rows = sorted(read_rows(dataset / split_file(split)), key=lambda row: row.row_id)
+    rows, left_out = [], Counter[str]()
+    for row in iter_rows(dataset / split_file(split)):
+        reason = why_no_question(row)
+        if reason is None:
+            rows.append(row)
+        else:
+            left_out[reason] += 1
     if not rows:
         raise InputError(
             f"The dataset's {split} split has no rows to evaluate on",
             hint="Give the other split, or synthesize with a larger share of documents for it.",
         )
-    return rows[:max_questions], max(0, len(rows) - max_questions)
+    rows.sort(key=lambda row: row.row_id)
+    if len(rows) > max_questions:
+        left_out["beyond_max_questions"] = len(rows) - max_questions
+    return rows[:max_questions], left_out
 
 
 def retrieve(
@@ -110,7 +126,7 @@ def make_records(
     ]
     retrieval = retrieval_metrics(
         [record.retrieved_chunk_ids for record in bare],
-        [[record.oracle_chunk_id] for record in bare],
+        [question.row.oracle_chunk_ids for question in questions],
         cutoffs,
     )
     metrics = {
@@ -140,10 +156,7 @@ def _record(question: Question, answers: Sequence[ArmAnswer]) -> QuestionRecord:
         reference_target=render_target(row),
         oracle_chunk_id=row.oracle_chunk_id,
         is_oracle_in_context=question.is_oracle_in_context,
-        retrieved_chunk_ids=tuple(
-            row.oracle_chunk_id if hit.covers(row.oracle_chunk_id) else hit.chunk_id
-            for hit in question.hits
-        ),
+        retrieved_chunk_ids=_retrieved(question),
         retrieval={},
         passages=tuple(
             RecordedPassage(
@@ -154,12 +167,21 @@ def _record(question: Question, answers: Sequence[ArmAnswer]) -> QuestionRecord:
                 text=hit.text,
                 rank=hit.rank,
                 score=hit.score,
-                is_oracle=hit.covers(row.oracle_chunk_id),
+                is_oracle=any(map(hit.covers, row.oracle_chunk_ids)),
             )
             for hit in question.context
         ),
         answers=tuple(answers),
     )
+
+
+def _retrieved(question: Question) -> tuple[str, ...]:
+    """What was found, best first; a passage that was expanded counts as the oracles in it."""
+    ids: list[str] = []
+    for hit in question.hits:
+        covered = [oracle for oracle in question.row.oracle_chunk_ids if hit.covers(oracle)]
+        ids += covered or [hit.chunk_id]
+    return tuple(ids)
 
 
 def _answer(question: Question, arm: Arm, outputs: Mapping[str, ArmOutput]) -> ArmAnswer:

@@ -91,8 +91,9 @@ class QuestionRecord(_Frozen):
     reference_answer: str
     reference_target: str
     oracle_chunk_id: str
+    """The first, where several passages answer together; `passages` marks them all."""
     is_oracle_in_context: bool
-    """Whether the oracle passage is among `passages`; only then is a quote expected."""
+    """Whether every oracle passage is among `passages`; only then is a quote expected."""
     retrieved_chunk_ids: tuple[str, ...]
     """Down to the largest cutoff, best first."""
     retrieval: Values

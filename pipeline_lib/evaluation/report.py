@@ -29,6 +29,7 @@ from pipeline_lib.evaluation.records import (
     QuestionRecord,
 )
 from pipeline_lib.evaluation.statistics import Estimate
+from pipeline_lib.raft.funnel import RejectSample
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -67,6 +68,8 @@ class ReportContent:
     """Lines of the model artifact's `log.jsonl`; may be empty."""
     funnel: Mapping[str, Any] | None
     """The dataset artifact's `funnel.json`."""
+    rejects: Sequence[RejectSample]
+    """Samples of what did not become a row of the dataset; may be empty."""
     lineage: Sequence[LineageEntry]
     config: Mapping[str, Any]
     libraries: Mapping[str, str]

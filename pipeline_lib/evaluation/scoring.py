@@ -25,6 +25,7 @@ from pipeline_lib.evaluation.records import (
     Comparison,
     EvaluationSummary,
     QuestionRecord,
+    RecordedQuote,
 )
 from pipeline_lib.evaluation.statistics import (
     Estimate,
@@ -89,8 +90,8 @@ def answer_metrics(
         result = text_module().compute(predictions=texts, references=references)
         keep(text_module.metric, result[PER_QUESTION])
     quotes = [
-        [{"status": quote.status, "chunk_id": quote.chunk_id} for quote in answer.quotes]
-        for answer in answers
+        [{"status": quote.status, "chunk_id": _quoted(quote, record)} for quote in answer.quotes]
+        for record, answer in zip(records, answers, strict=True)
     ]
     expectations = [
         {
@@ -103,6 +104,12 @@ def answer_metrics(
         result = quote_module().compute(predictions=quotes, references=expectations)
         keep(quote_module.metric, result[PER_QUESTION])
     return values
+
+
+def _quoted(quote: RecordedQuote, record: QuestionRecord) -> str | None:
+    """The passage that a quote is from; any of several oracles counts as the first."""
+    oracles = {passage.chunk_id for passage in record.passages if passage.is_oracle}
+    return record.oracle_chunk_id if quote.chunk_id in oracles else quote.chunk_id
 
 
 def summarize(

@@ -38,6 +38,7 @@ from pipeline_lib.evaluation.scoring import summarize
 from pipeline_lib.generation.base import GenerationParams
 from pipeline_lib.models import resolve_model
 from pipeline_lib.progress import phase
+from pipeline_lib.raft.funnel import FUNNEL_FILE, SAMPLES_FILE, RejectSample, read_samples
 from pipeline_lib.raft.rendering import FORMAT_VERSION
 from pipeline_lib.retrieval.reranking import reranker_inputs
 from pipeline_lib.retrieval.search import PassageSearcher, Searcher
@@ -53,7 +54,6 @@ from pipeline_lib.training.export import LOG_FILE, MERGED_FOLDER
 
 logger = logging.getLogger(__name__)
 
-_FUNNEL_FILE = "funnel.json"
 SearcherOpener = Callable[[Workspace, ArtifactRef], PassageSearcher]
 
 
@@ -141,7 +141,7 @@ def _build(
     open_searcher: SearcherOpener,
 ) -> None:
     dataset = ws.artifacts.directory(inputs.dataset)
-    rows, num_left_out = select_rows(dataset, config.split, config.max_questions)
+    rows, left_out = select_rows(dataset, config.split, config.max_questions)
     searcher = open_searcher(ws, inputs.index)
     questions = retrieve(rows, searcher, config, draft.partial, ws.progress)
     del searcher  # its encoder must not stay in memory beside the arms
@@ -167,7 +167,7 @@ def _build(
         )
         content = _report_content(ws, draft, config, inputs, arms, records, summary)
         (draft.directory / REPORT_FILE).write_text(render_report(content), encoding="utf-8")
-    _account(draft, questions, num_left_out, outputs, summary)
+    _account(draft, questions, left_out, outputs, summary)
 
 
 def _arms(ws: Workspace, inputs: _Inputs) -> list[Arm]:
@@ -196,7 +196,7 @@ def _tuned_arm(ws: Workspace, name: ArmName, model: ArtifactRef) -> Arm:
 def _account(
     draft: ArtifactDraft,
     questions: list[Question],
-    num_left_out: int,
+    left_out: Mapping[str, int],
     outputs: Mapping[Arm, Mapping[str, ArmOutput]],
     summary: EvaluationSummary,
 ) -> None:
@@ -206,8 +206,7 @@ def _account(
         "num_oracle_in_context": summary.num_oracle_in_context,
         "num_arms": len(outputs),
     }
-    if num_left_out:
-        draft.dropped["beyond_max_questions"] = num_left_out
+    draft.dropped.update(left_out)
     draft.metrics = {
         f"{arm}/{metric}": found.mean
         for arm, metrics in summary.arms.items()
@@ -235,7 +234,8 @@ def _report_content(
         records=records,
         models={arm.name: arm.model for arm in arms},
         training_log=_training_log(ws.artifacts.directory(inputs.model) / LOG_FILE),
-        funnel=_funnel(ws.artifacts.directory(inputs.dataset) / _FUNNEL_FILE),
+        funnel=_funnel(ws.artifacts.directory(inputs.dataset) / FUNNEL_FILE),
+        rejects=_rejects(ws.artifacts.directory(inputs.dataset) / SAMPLES_FILE),
         lineage=trace_lineage(ws, inputs.artifacts),
         config=config.model_dump(mode="json"),
         libraries=library_versions(),
@@ -247,6 +247,10 @@ def _training_log(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _rejects(path: Path) -> list[RejectSample]:
+    return read_samples(path) if path.is_file() else []
 
 
 def _funnel(path: Path) -> dict[str, Any] | None:

@@ -60,6 +60,9 @@ class GenerationParams:
     """For sampling; a prompt's draw does not depend on its neighbours in a batch."""
     stop: tuple[str, ...] = ()
     """The output ends before the first of these; the forced prefix is not searched."""
+    json_schema: str = ""
+    """JSON Schema (as canonical JSON text) that the output should follow where the generator can
+    make it; the reader must survive one that cannot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +73,13 @@ class Completion:
     """Forced prefix included; stop string and end-of-turn token excluded."""
     num_prompt_tokens: int
     num_completion_tokens: int
-    finish_reason: Literal["stop", "length"]
+    finish_reason: Literal["stop", "length", "filter", "budget"]
+    """`filter`: a content filter refused the prompt or cut the output. `budget`: it was never
+    asked for, because the budget is spent; the text is empty."""
+    num_cached_tokens: int = 0
+    """Of the prompt's tokens, those that the server reports as read from its cache."""
+    seconds: float = 0.0
+    """From sending to receiving; 0 when unknown."""
 
 
 class Score(NamedTuple):
@@ -118,4 +127,40 @@ class ScoringGenerator(TextGenerator, Protocol):
             prompts: one per target.
             targets: texts to score.
             with_end: whether the end-of-turn token after the target counts too.
+        """
+
+
+class MeteredGenerator(Protocol):
+    """What synthesis sees of a teacher: every word kept, counted and within the budget."""
+
+    @property
+    def model_identity(self) -> str:
+        """The teacher's."""
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether the budget is spent, so that nothing more is asked."""
+
+    @property
+    def spent_share(self) -> float:
+        """How much of the budget is spent, from 0 to 1; 0 where there is none."""
+
+    def generate(
+        self, prompts: Sequence[Prompt], params: GenerationParams, *, step: str
+    ) -> list[Completion]:
+        """One completion per prompt, in order; equal prompts are asked once.
+
+        Where the budget does not reach, a completion has `finish_reason` `budget`.
+
+        Args:
+            prompts: what to continue.
+            params: how; part of the key under which completions are kept.
+            step: what is being done, for the ledger and the progress: `asking`, `answering`, ….
+        """
+
+    def score(self, prompts: Sequence[Prompt], targets: Sequence[str], *, step: str) -> list[Score]:
+        """The score of each target after its prompt, without an end-of-turn token.
+
+        Raises:
+            ConfigError: the teacher cannot score.
         """

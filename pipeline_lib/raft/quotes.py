@@ -19,6 +19,12 @@ QuoteStatus = Literal["verbatim", "misattributed", "stitched", "absent"]
 MIN_PIECE_WORDS = 3
 """A stitched quote consists of pieces of at least so many words."""
 
+_CACHED_PASSAGES = 4096
+"""Quotes come in the order of their passages, so few need to be remembered: some 40 MB."""
+
+_BETWEEN = "\n"
+"""Joins folded texts, which have none: nothing is found across two of them."""
+
 _ELLIPSIS = re.compile(r"\s*[\[(]?(?:\.\s?\.\s?\.|…)[\])]?\s*")
 _WORD = re.compile(r"\S+")
 
@@ -49,6 +55,10 @@ class QuoteCheck:
     end: int | None = None
 
 
+_ABSENT = QuoteCheck("absent")
+_STITCHED = QuoteCheck("stitched")
+
+
 def fold(text: str) -> str:
     """Runs of white space as one space, none at the ends."""
     return " ".join(text.split())
@@ -60,10 +70,7 @@ def find_folded(needle: str, text: str) -> tuple[int, int] | None:
     Example: "a b" is at (1, 5) of " a\n\nb". `None` for an empty needle.
     """
     wanted = fold(needle)
-    place = fold(text).find(wanted)
-    if not wanted or place < 0:
-        return None
-    return _original(text, place), _original(text, place + len(wanted) - 1) + 1
+    return _folded(text).find(wanted) if wanted else None
 
 
 def verify_quote(
@@ -79,66 +86,103 @@ def verify_quote(
     """
     wanted = fold(quote_text)
     if not wanted:
-        return QuoteCheck("absent")
-    numbers = list(range(1, len(passages) + 1))
-    if cited in numbers:
-        numbers.remove(cited)
-        numbers.insert(0, cited)
-    for number in numbers:
-        passage = passages[number - 1]
-        place = find_folded(wanted, passage.text)
+        return _ABSENT
+    if cited is not None and 1 <= cited <= len(passages):
+        passage = passages[cited - 1]
+        place = _folded(passage.text).find(wanted)
         if place is not None:
-            status: QuoteStatus = "verbatim" if number == cited else "misattributed"
-            return QuoteCheck(status, passage.chunk_id, *place)
-    texts = [fold(passage.text) for passage in passages]
-    return QuoteCheck("stitched" if _is_stitched(wanted, texts) else "absent")
+            return QuoteCheck("verbatim", passage.chunk_id, *place)
+    for number, passage in enumerate(passages, start=1):
+        place = None if number == cited else _folded(passage.text).find(wanted)
+        if place is not None:
+            return QuoteCheck("misattributed", passage.chunk_id, *place)
+    text = _BETWEEN.join(_folded(passage.text).text for passage in passages)
+    return _STITCHED if _is_stitched(wanted, text) else _ABSENT
 
 
-def _is_stitched(wanted: str, texts: Sequence[str]) -> bool:
+def _is_stitched(wanted: str, text: str) -> bool:
     """Whether `wanted` falls into verbatim pieces, between words or at its ellipses."""
-    if _splits_into_pieces(wanted.split(), texts):
+    if _splits_into_pieces(wanted.split(), text):
         return True
-    pieces = [words for piece in _ELLIPSIS.split(wanted) if (words := piece.split())]
-    return bool(pieces) and all(_splits_into_pieces(words, texts) for words in pieces)
+    parts = _ELLIPSIS.split(wanted)
+    if len(parts) == 1:
+        return False
+    pieces = [words for part in parts if (words := part.split())]
+    return bool(pieces) and all(_splits_into_pieces(words, text) for words in pieces)
 
 
-def _splits_into_pieces(words: Sequence[str], texts: Sequence[str]) -> bool:
+def _splits_into_pieces(words: Sequence[str], text: str) -> bool:
     """Whether `words` are a sequence of verbatim runs of at least `MIN_PIECE_WORDS` words."""
     reachable = [True] + [False] * len(words)
+    end = 0
     for start in range(len(words)):
         if reachable[start]:
-            longest = _longest_run(words, start, texts)
-            for length in range(MIN_PIECE_WORDS, longest + 1):
-                reachable[start + length] = True
+            end = _run_end(words, start, end, text)
+            for cut in range(start + MIN_PIECE_WORDS, end + 1):
+                reachable[cut] = True
     return reachable[-1]
 
 
-def _longest_run(words: Sequence[str], start: int, texts: Sequence[str]) -> int:
-    """How many words from `start` on are verbatim in one of `texts`; found by bisection."""
-    low, high = 0, len(words) - start
-    while low < high:
+def _run_end(words: Sequence[str], start: int, known_end: int, text: str) -> int:
+    """Where the longest verbatim run from `start` on ends; `known_end` where it is too short.
+
+    Args:
+        words: of the quote.
+        start: the run's first word.
+        known_end: where the run of an earlier start ends: what is left of that one is a run.
+        text: to look in.
+    """
+
+    def is_verbatim(end: int) -> bool:
+        return " ".join(words[start:end]) in text
+
+    low, high = max(start + MIN_PIECE_WORDS, known_end), len(words)
+    if low > known_end and (low > high or not is_verbatim(low)):
+        return known_end
+    if low == high or not is_verbatim(low + 1):
+        return low
+    low += 1
+    while low < high:  # by bisection: a run's beginning is a run
         middle = (low + high + 1) // 2
-        run = " ".join(words[start : start + middle])
-        if any(run in text for text in texts):
+        if is_verbatim(middle):
             low = middle
         else:
             high = middle - 1
     return low
 
 
-def _original(text: str, folded_offset: int) -> int:
-    """The offset in `text` of a character (not a space) of its folded form."""
-    folded_starts, starts = _word_starts(text)
-    word = bisect_right(folded_starts, folded_offset) - 1
-    return starts[word] + folded_offset - folded_starts[word]
+class _Folded:
+    """A text with its white space folded, and where its words begin."""
+
+    __slots__ = ("_folded_starts", "_starts", "_unfolded", "text")
+
+    def __init__(self, text: str) -> None:
+        self.text = fold(text)
+        self._unfolded = text
+        self._starts: list[int] = []
+        self._folded_starts: list[int] = []
+
+    def find(self, wanted: str) -> tuple[int, int] | None:
+        """Offsets in the unfolded text of the first occurrence of a folded one, not empty."""
+        place = self.text.find(wanted)
+        if place < 0:
+            return None
+        if not self._starts:
+            self._note_starts()
+        return self._original(place), self._original(place + len(wanted) - 1) + 1
+
+    def _original(self, offset: int) -> int:
+        """The unfolded offset of a character, not a space."""
+        word = bisect_right(self._folded_starts, offset) - 1
+        return self._starts[word] + offset - self._folded_starts[word]
+
+    def _note_starts(self) -> None:
+        """Put off until something is found; most passages of a context are only searched."""
+        offset = 0
+        for match in _WORD.finditer(self._unfolded):
+            self._folded_starts.append(offset)
+            self._starts.append(match.start())
+            offset += match.end() - match.start() + 1
 
 
-@lru_cache(maxsize=512)
-def _word_starts(text: str) -> tuple[list[int], list[int]]:
-    """Where each word begins: in the folded text, and in `text`."""
-    folded_starts, starts, folded_offset = [], [], 0
-    for match in _WORD.finditer(text):
-        folded_starts.append(folded_offset)
-        starts.append(match.start())
-        folded_offset += len(match.group()) + 1
-    return folded_starts, starts
+_folded = lru_cache(maxsize=_CACHED_PASSAGES)(_Folded)

@@ -3,38 +3,154 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from pipeline_lib.artifacts.manifest import ArtifactRef
 from pipeline_lib.config import SynthesizeConfig
-from pipeline_lib.corpus.schema import Corpus
 from pipeline_lib.errors import ConfigError, YieldError
 from pipeline_lib.generation.base import TextGenerator
-from pipeline_lib.generation.endpoint import endpoint_identity
-from pipeline_lib.models import resolve_model
-from pipeline_lib.progress import phase
-from pipeline_lib.raft.assembly import RowAssembler
-from pipeline_lib.raft.chat_writer import ChatWriter
-from pipeline_lib.raft.drafts import Writer
-from pipeline_lib.raft.from_teacher import TEACHER_STEPS, PassageSearcher, TeacherRows
-from pipeline_lib.raft.from_user import USER_STEPS, UserRows
-from pipeline_lib.raft.funnel import Funnel
-from pipeline_lib.raft.local_writer import LocalWriter
-from pipeline_lib.raft.recorded import RecordedTeacher
+from pipeline_lib.generation.ledger import Ledger
+from pipeline_lib.raft.card import CardFacts, write_card
+from pipeline_lib.raft.dataset.decontamination import Decontaminator
+from pipeline_lib.raft.dataset.evaluation_set import describe_evaluation_set
+from pipeline_lib.raft.dataset.previous import (
+    PREVIOUS_INPUT,
+    RECIPE_DETAIL,
+    PreviousDataset,
+    find_base,
+    make_recipe,
+)
+from pipeline_lib.raft.gates.build import toxic_words
+from pipeline_lib.raft.making import DatasetMaker, Made
+from pipeline_lib.raft.prompts.library import PromptLibrary
 from pipeline_lib.raft.rendering import FORMAT_VERSION
-from pipeline_lib.raft.rows import SPLITS, RaftRow, split_file, write_rows
+from pipeline_lib.raft.review.verdicts import Verdicts
+from pipeline_lib.raft.rows import SPLITS, iter_rows, split_file
+from pipeline_lib.raft.teachers import TeacherSource
 from pipeline_lib.raft.user_pairs import UserPairs, read_user_pairs
+from pipeline_lib.raft.writers.make import writer_prompt_version
 from pipeline_lib.retrieval.reranking import reranker_inputs
-from pipeline_lib.retrieval.search import Searcher
-from pipeline_lib.stage import ArtifactDraft, StageResult, Workspace, run_stage
+from pipeline_lib.retrieval.search import PassageSearcher
+from pipeline_lib.stage import ArtifactDraft, StageResult, Workspace, run_stage, stage_ref
 
 logger = logging.getLogger(__name__)
 
-SYNTHESIZE_STAGE_VERSION = 1
+SYNTHESIZE_STAGE_VERSION = 2
 """Raised when equal inputs and configuration may give other rows."""
+
+LEDGER_DETAIL = "ledger"
+"""Field of `Manifest.details` with the ledger's lines by step and model."""
+PARTIAL_DETAIL = "partial"
+"""Field of `Manifest.details` that says why a dataset has not all rows that it could have."""
+_REPEATABLE = ("num_completions", "prompt_tokens", "completion_tokens", "num_scored_targets")
+"""Of the ledger, what is the same however often the run was interrupted."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One dataset to be: everything that its content depends on, read but not yet worked on."""
+
+    ws: Workspace
+    name: str
+    config: SynthesizeConfig
+    corpus: ArtifactRef
+    index: ArtifactRef
+    pairs: UserPairs | None
+    prompts: PromptLibrary
+    prompt_version: str
+    verdicts: Verdicts
+    decontaminator: Decontaminator
+    teacher: TeacherSource
+    searcher: PassageSearcher | None
+
+    @classmethod
+    def prepare(
+        cls,
+        ws: Workspace,
+        name: str,
+        config: SynthesizeConfig,
+        corpus: ArtifactRef,
+        index: ArtifactRef,
+        teacher: TextGenerator | None = None,
+        searcher: PassageSearcher | None = None,
+    ) -> Job:
+        """Read and check all that a dataset rests on; see `synthesize`."""
+        indexed = ws.artifacts.manifest(index).input_refs.get("corpus")
+        if indexed != corpus:
+            raise ConfigError(
+                f"{index} is the index of {indexed}, not of {corpus}",
+                hint="Index the corpus that the questions are to come from.",
+            )
+        folder = Path(config.prompts_path).expanduser() if config.prompts_path else None
+        prompts = PromptLibrary.load(folder)
+        return cls(
+            ws=ws,
+            name=name,
+            config=config,
+            corpus=corpus,
+            index=index,
+            pairs=read_user_pairs(Path(config.qa_path).expanduser()) if config.qa_path else None,
+            prompts=prompts,
+            prompt_version=f"{writer_prompt_version(config, prompts)}/format-{FORMAT_VERSION}",
+            verdicts=Verdicts.load(ws, name),
+            decontaminator=Decontaminator.load(
+                config.split.decontaminate_paths, config.questions.near_duplicate_threshold
+            ),
+            teacher=TeacherSource.find(ws, config.teacher, teacher),
+            searcher=searcher,
+        )
+
+    @property
+    def recipe(self) -> str:
+        """Hash of all that rows are made by, beside the corpus."""
+        return make_recipe(
+            self.config, prompt_version=self.prompt_version, teacher_model=self.teacher.identity
+        )
+
+    def inputs(self, base: ArtifactRef | None) -> dict[str, ArtifactRef | str]:
+        """What the fingerprint covers, for a dataset that builds on `base`."""
+        config = self.config
+        inputs: dict[str, ArtifactRef | str] = {
+            "corpus": self.corpus,
+            "index": self.index,
+            "teacher": self.teacher.identity,
+            "prompts": self.prompt_version,
+            "verdicts": f"sha256:{self.verdicts.sha256}",
+            **reranker_inputs(self.ws.settings, config.retrieval),
+        }
+        if self.pairs is not None:
+            inputs["user_questions"] = f"sha256:{self.pairs.sha256}"
+        if self.decontaminator.sha256:
+            inputs["kept_away_from"] = f"sha256:{self.decontaminator.sha256}"
+        if config.gates.toxicity:
+            inputs["toxic_words"] = f"sha256:{toxic_words(config).sha256}"
+        if config.budget.max_cost is not None:
+            inputs["prices"] = config.teacher.prices.model_dump_json()
+        if base is not None:
+            inputs[PREVIOUS_INPUT] = base
+        return inputs
+
+    def base(self) -> ArtifactRef | None:
+        """The dataset to build on; `None` when the configuration wants none, or there is none."""
+        if not (self.config.incremental or self.config.split.keep_evaluation_set):
+            return None
+        return find_base(self.ws.artifacts, self.name, self.made_on)
+
+    def made_on(self, base: ArtifactRef | None) -> ArtifactRef:
+        """What the dataset will be called if it builds on `base`."""
+        return stage_ref(
+            kind="dataset",
+            name=self.name,
+            stage="synthesize",
+            stage_version=SYNTHESIZE_STAGE_VERSION,
+            config=self.config,
+            inputs=self.inputs(base),
+            seed=self.config.seed,
+        )
 
 
 def synthesize(
@@ -53,10 +169,13 @@ def synthesize(
     the user's questions and answers when `config.qa_path` is set, else from a teacher that is
     trusted with nothing: every question, quote, answer and sentence of reasoning passes gates, and
     `funnel.json` and `rejects.parquet` say what did not and why. Everything a teacher writes is
-    kept as it comes, so that a run that was killed pays for nothing twice.
+    kept as it comes, so that no run pays for the same words twice. What of the pipeline's latest
+    dataset still holds is taken over, byte for byte.
 
-    Counts: `num_documents`, `num_chunks`, `num_candidates`, `num_rows`, `num_train`,
-    `num_validation`, `num_test`. Drops are counted by `step.reason`.
+    Counts: `num_rows`, `num_train`, `num_validation`, `num_test` (RAFT rows), `num_candidates`,
+    `num_carried_over`, `num_task_rows`, `num_preference_pairs`, `num_pretraining_documents`,
+    `num_oracle_absent`, `num_documents`, `num_chunks`. Drops are counted by `step.reason`, rows of
+    the dataset before that were not taken over by `retired.reason`.
 
     Args:
         ws: live services.
@@ -65,33 +184,19 @@ def synthesize(
         corpus: the corpus artifact.
         index: the index of that corpus.
         teacher: the model that writes; by default what `config.teacher` names. One that is given
-            is handled as `config.teacher.kind` says.
+            is handled as `config.teacher` says.
         searcher: finds passages; by default in `index`.
 
     Raises:
         YieldError: fewer than `config.min_rows` rows were kept, or a split is empty.
-        InputError: too few documents or passages, or the user's questions cannot be used.
-        ConfigError: `index` is not of `corpus`, or no endpoint is set for an endpoint teacher.
+        InputError: too few documents or passages, or a file of the user's cannot be used.
+        ConfigError: `index` is not of `corpus`, a prompt template cannot be used, the teacher
+            cannot write what is wanted, or no endpoint is set for an endpoint teacher.
         ModelNotFoundError: the local teacher is not there.
         GenerationError: the teacher failed; what it had written is kept.
     """
-    indexed = ws.artifacts.manifest(index).input_refs.get("corpus")
-    if indexed != corpus:
-        raise ConfigError(
-            f"{index} is the index of {indexed}, not of {corpus}",
-            hint="Index the corpus that the questions are to come from.",
-        )
-    pairs = read_user_pairs(Path(config.qa_path).expanduser()) if config.qa_path else None
-    identity = teacher.model_identity if teacher is not None else _teacher_identity(ws, config)
-    inputs: dict[str, ArtifactRef | str] = {
-        "corpus": corpus,
-        "index": index,
-        "teacher": identity,
-        "prompts": f"{_writer_class(config).prompt_version}/format-{FORMAT_VERSION}",
-        **reranker_inputs(ws.settings, config.retrieval),
-    }
-    if pairs is not None:
-        inputs["user_questions"] = f"sha256:{pairs.sha256}"
+    job = Job.prepare(ws, name, config, corpus, index, teacher, searcher)
+    base = job.base()
     return run_stage(
         ws,
         kind="dataset",
@@ -99,142 +204,104 @@ def synthesize(
         stage="synthesize",
         stage_version=SYNTHESIZE_STAGE_VERSION,
         config=config,
-        inputs=inputs,
-        build=partial(
-            _build, ws, config, corpus, index, pairs, identity, teacher, searcher,
-        ),
+        inputs=job.inputs(base),
+        build=partial(_build, job, base),
         seed=config.seed,
-    )  # fmt: skip
-
-
-def _build(
-    ws: Workspace,
-    config: SynthesizeConfig,
-    corpus_ref: ArtifactRef,
-    index: ArtifactRef,
-    pairs: UserPairs | None,
-    identity: str,
-    teacher: TextGenerator | None,
-    searcher: PassageSearcher | None,
-    draft: ArtifactDraft,
-) -> None:
-    with ExitStack() as opened:
-        recorded = RecordedTeacher(
-            (lambda: teacher)
-            if teacher is not None
-            else partial(_open_teacher, ws, config, opened),
-            identity,
-            draft.partial,
-            on_progress=lambda what, done, total: ws.progress.note(f"{what}: {done} of {total}"),
-        )
-        _make(ws, config, corpus_ref, index, pairs, recorded, searcher, draft)
-
-
-def _make(
-    ws: Workspace,
-    config: SynthesizeConfig,
-    corpus_ref: ArtifactRef,
-    index: ArtifactRef,
-    pairs: UserPairs | None,
-    recorded: RecordedTeacher,
-    searcher: PassageSearcher | None,
-    draft: ArtifactDraft,
-) -> None:
-    corpus = Corpus.load(ws.artifacts.directory(corpus_ref))
-    titles = {document.document_id: document.title for document in corpus.documents}
-    writer: Writer = _writer_class(config)(recorded, titles, config)
-    assembler = RowAssembler(
-        corpus.chunks,
-        titles,
-        config,
-        teacher_model=recorded.model_identity,
-        prompt_version=f"{writer.prompt_version}/format-{FORMAT_VERSION}",
     )
-    searcher = searcher or Searcher.open(ws, index)
-    funnel = Funnel(TEACHER_STEPS if pairs is None else USER_STEPS)
-    with phase(ws.progress, "Synthesizing", config.num_questions, "rows") as progress:
-        if pairs is None:
-            made = TeacherRows(writer, assembler, searcher, config, funnel, progress)
-            rows = made.make(corpus.chunks)
-        else:
-            explained = UserRows(writer, assembler, searcher, config, funnel, progress)
-            rows = explained.make(pairs, corpus)
-            draft.details["num_without_reasoning"] = explained.num_without_reasoning
-            draft.details["ignored_fields"] = list(pairs.ignored_fields)
-    draft.ledger.update(recorded.ledger.as_dict())
-    _check_yield(rows, config, funnel, has_pairs=pairs is not None)
-    _write(draft, rows, corpus, funnel, assembler)
 
 
-def _write(
-    draft: ArtifactDraft,
-    rows: Sequence[RaftRow],
-    corpus: Corpus,
-    funnel: Funnel,
-    assembler: RowAssembler,
-) -> None:
-    for split in SPLITS:
-        of_split = sorted((r for r in rows if r.split == split), key=lambda row: row.row_id)
-        write_rows(draft.directory / split_file(split), of_split)
-        draft.counts[f"num_{split}"] = len(of_split)
-    funnel.write(draft.directory, num_rows=len(rows))
+def _build(job: Job, base: ArtifactRef | None, draft: ArtifactDraft) -> None:
+    with ExitStack() as opened:
+        teacher = job.teacher.open(job.config.budget, opened)
+        previous = PreviousDataset.find(job.ws.artifacts, base)
+        maker = opened.enter_context(DatasetMaker(job, teacher, draft.directory, previous))
+        made = maker.make()
+    _check_yield(made, job)
+    _describe(draft, job, made, teacher.ledger)
+
+
+def _describe(draft: ArtifactDraft, job: Job, made: Made, ledger: Ledger) -> None:
+    """The files beside the rows, and the manifest's counts."""
+    config, files, funnel = job.config, made.files, made.funnel
+    funnel.write(num_rows=files.num_rows - made.num_carried)
+    made.plan.write(draft.directory)
+    tested = iter_rows(draft.directory / split_file("test"))
+    evaluation_set = describe_evaluation_set(tested, made.kept_questions)
+    evaluation_set.write(draft.directory)
     draft.counts.update(
-        num_documents=len(corpus.documents),
-        num_chunks=len(corpus.chunks),
+        num_rows=files.num_rows,
+        **{f"num_{split}": files.by_split[split] for split in SPLITS},
         num_candidates=funnel.num_candidates,
-        num_rows=len(rows),
-        num_oracle_absent=sum(not row.oracle_present for row in rows),
+        num_carried_over=made.num_carried,
+        num_task_rows=files.by_task.total() - files.num_rows,
+        num_preference_pairs=files.num_pairs,
+        num_pretraining_documents=files.num_texts,
+        num_oracle_absent=files.num_oracle_absent,
+        num_documents=len(made.corpus.documents),
+        num_chunks=len(made.corpus.chunks),
     )
     draft.dropped.update(funnel.dropped)
-    draft.metrics["yield"] = len(rows) / max(1, funnel.num_candidates)
-    draft.details["distractors_guarded"] = dict(sorted(assembler.guarded.items()))
+    draft.dropped.update({f"retired.{why}": number for why, number in made.retired.items()})
+    draft.metrics["yield"] = (files.num_rows - made.num_carried) / max(1, funnel.num_candidates)
+    draft.ledger.update(ledger.totals())
+    draft.details.update(
+        {
+            RECIPE_DETAIL: job.recipe,
+            LEDGER_DETAIL: ledger.as_records(),
+            "distractors_guarded": dict(sorted(made.guarded.items())),
+            "distractors_not_made": dict(sorted(made.not_made.items())),
+            "evaluation_set": evaluation_set.fingerprint,
+            **made.details,
+        }
+    )
+    if made.notice:
+        draft.details[PARTIAL_DETAIL] = made.notice
+        logger.warning("%s", made.notice)
+    write_card(
+        draft.directory,
+        CardFacts(
+            ref=draft.ref,
+            inputs=_references(job, made),
+            config=config,
+            teacher=job.teacher.identity,
+            ledger={name: ledger.totals()[name] for name in _REPEATABLE},
+            notice=made.notice,
+            num_carried_over=made.num_carried,
+        ),
+    )
 
 
-def _check_yield(
-    rows: Sequence[RaftRow], config: SynthesizeConfig, funnel: Funnel, *, has_pairs: bool
-) -> None:
-    counts = {split: sum(row.split == split for row in rows) for split in SPLITS}
-    empty = [split for split, count in counts.items() if count == 0]
-    if len(rows) >= config.min_rows and not empty:
-        if len(rows) < config.num_questions:
+def _references(job: Job, made: Made) -> Mapping[str, ArtifactRef]:
+    references = {"corpus": job.corpus, "index": job.index}
+    return references | ({"dataset before": made.previous} if made.previous else {})
+
+
+def _check_yield(made: Made, job: Job) -> None:
+    config, files = job.config, made.files
+    empty = [split for split in SPLITS if not files.by_split[split]]
+    if files.num_rows >= config.min_rows and not empty:
+        if files.num_rows < config.num_questions and not made.notice:
             logger.warning(
                 "%d of %d rows wanted were kept; the funnel says why:\n%s",
-                len(rows),
+                files.num_rows,
                 config.num_questions,
-                funnel,
+                made.funnel,
             )
         return
-    problem = f"{len(rows)} rows were kept, {config.min_rows} are needed"
+    problem = f"{files.num_rows} rows were kept, {config.min_rows} are needed"
     if empty:
         problem += f"; no row for {' and '.join(empty)}"
-    hint = (
-        "Bring more questions about more documents, see in rejects which answers no passage "
-        "supports, or lower min_rows."
-        if has_pairs
-        else "Raise max_candidates_per_question, use a larger teacher (teacher.kind 'endpoint'), "
-        "bring your own questions (qa_path), add documents, or lower min_rows."
-    )
-    raise YieldError(f"{problem}. The yield, step by step:\n{funnel}", hint=hint)
-
-
-def _writer_class(config: SynthesizeConfig) -> type[LocalWriter] | type[ChatWriter]:
-    return LocalWriter if config.teacher.kind == "local" else ChatWriter
-
-
-def _teacher_identity(ws: Workspace, config: SynthesizeConfig) -> str:
-    """Known without loading a model, so that a reused dataset costs nothing."""
-    if config.teacher.kind == "endpoint":
-        return endpoint_identity(config.teacher.model)
-    return resolve_model(ws.settings, config.teacher.model, ws.progress).identity
-
-
-def _open_teacher(ws: Workspace, config: SynthesizeConfig, opened: ExitStack) -> TextGenerator:
-    if config.teacher.kind == "endpoint":
-        from pipeline_lib.generation.endpoint import EndpointGenerator
-
-        return opened.enter_context(EndpointGenerator(ws.settings, config.teacher))
-    from pipeline_lib.generation.local import LocalGenerator
-
-    model = resolve_model(ws.settings, config.teacher.model, ws.progress)
-    ws.progress.note(f"loading {model.name}")
-    return LocalGenerator(model.path, batch_size=config.teacher.batch_size, identity=model.identity)
+    if made.notice:
+        problem += f". {made.notice}"
+        hint = "Raise the budget: what was paid for is kept, and not paid for again."
+    elif job.pairs is not None:
+        hint = (
+            "Bring more questions about more documents, see in rejects which answers no passage "
+            "supports, or lower min_rows."
+        )
+    else:
+        hint = (
+            "Raise max_candidates_per_question, use a larger teacher (teacher.kind 'endpoint'), "
+            "bring your own questions (qa_path), add documents, or lower min_rows."
+        )
+    raise YieldError(f"{problem}. The yield, step by step:\n{made.funnel}", hint=hint)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline_lib.errors import InputError
+from pipeline_lib.raft.quotes import fold
 
 MAX_BAD_LINE_SHARE = 0.5
 _SHOWN_PROBLEMS = 5
@@ -56,7 +57,8 @@ def read_user_pairs(path: Path) -> UserPairs:
     """Read one JSON object with `question`, `answer` and optionally `document_id` per line.
 
     Empty lines are skipped, further fields ignored (and named). Lines that are no pair, and
-    questions asked before, are set aside with their line numbers.
+    questions asked before, are set aside with their line numbers. A question may be asked of
+    several documents, and have several answers in a document that is named.
 
     Raises:
         InputError: the file cannot be read, holds no pair, or more than half of it is bad.
@@ -70,7 +72,7 @@ def read_user_pairs(path: Path) -> UserPairs:
         ) from error
     pairs: list[UserPair] = []
     bad: list[BadLine] = []
-    first_seen: dict[str, int] = {}
+    first_seen: dict[tuple[str, ...], int] = {}
     ignored: set[str] = set()
     for number, line in _lines(data):
         record = _parse(number, line)
@@ -80,7 +82,7 @@ def read_user_pairs(path: Path) -> UserPairs:
         ignored |= record.keys() - _FIELDS
         read = _read_pair(number, record)
         if isinstance(read, UserPair):
-            key = " ".join(read.question.casefold().split())
+            key = _identity(read)
             if key in first_seen:
                 detail = f"the question of line {first_seen[key]} again"
                 read = BadLine(number, "asked_before", detail)
@@ -129,6 +131,12 @@ def _read_pair(number: int, record: dict[str, Any]) -> UserPair | BadLine:
     if len(question) > _MAX_QUESTION_CHARS:
         return BadLine(number, "question_too_long", f"more than {_MAX_QUESTION_CHARS} characters")
     return UserPair(question, answer, document_id or None, number)
+
+
+def _identity(pair: UserPair) -> tuple[str, ...]:
+    """What of a pair must not come twice."""
+    question, answer = (fold(text).casefold() for text in (pair.question, pair.answer))
+    return (question, pair.document_id, answer) if pair.document_id else (question,)
 
 
 def _check(path: Path, pairs: list[UserPair], bad: list[BadLine]) -> None:

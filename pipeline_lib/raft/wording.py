@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 _WORD = re.compile(r"\w+")
 _ENDINGS = ("ing", "ies", "ed", "es", "ly", "s")
@@ -46,7 +47,7 @@ def words(text: str) -> list[str]:
 
 def content_words(text: str) -> list[str]:
     """Words without stop words, endings cut off: "The modules imported" is [modul, import]."""
-    return [_stem(word) for word in words(text) if word not in STOP_WORDS]
+    return [stem for word in _WORD.findall(text) if (stem := _content_stem(word))]
 
 
 def overlap(left: Iterable[str], right: Iterable[str]) -> float:
@@ -63,13 +64,21 @@ def containment(text: str, other: str) -> float:
     return len(first & second) / shorter if shorter else 0.0
 
 
-def _shingles(text: str) -> set[tuple[str, ...]]:
+@lru_cache(maxsize=512)
+def _shingles(text: str) -> frozenset[tuple[str, ...]]:
+    """Kept for the passages that are compared with many others."""
     found = words(text)
     size = min(_SHINGLE_WORDS, len(found))
-    return {tuple(found[i : i + size]) for i in range(len(found) - size + 1)} if size else set()
+    starts = range(len(found) - size + 1) if size else ()
+    return frozenset(tuple(found[start : start + size]) for start in starts)
 
 
-def _stem(word: str) -> str:
+@lru_cache(maxsize=1 << 16)
+def _content_stem(word: str) -> str:
+    """What is left of a word; nothing of a stop word. Texts are made of few words: kept."""
+    word = word.casefold()
+    if word in STOP_WORDS:
+        return ""
     for ending in _ENDINGS:
         if word.endswith(ending) and len(word) - len(ending) >= _SHORTEST_STEM:
             word = word[: -len(ending)]

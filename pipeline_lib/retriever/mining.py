@@ -20,7 +20,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from pipeline_lib.config import MiningConfig
-from pipeline_lib.raft.distractors import words_in_order
+from pipeline_lib.raft.contexts.guard import words_in_order
 from pipeline_lib.raft.quotes import fold
 from pipeline_lib.raft.wording import containment, content_words
 from pipeline_lib.retrieval.dense import FloatMatrix

@@ -11,7 +11,7 @@ from pipeline_lib.corpus.schema import CHUNKS_FILE
 from pipeline_lib.corpus.schema import read_rows as read_corpus_rows
 from pipeline_lib.errors import InputError
 from pipeline_lib.raft.quotes import fold
-from pipeline_lib.raft.rows import RaftRow, Split
+from pipeline_lib.raft.rows import RaftRow, Split, why_no_question
 
 _SHOWN_DOCUMENTS = 3
 
@@ -62,13 +62,22 @@ class Pair:
 
 
 def make_pairs(rows: Iterable[RaftRow], passages: Passages) -> tuple[list[Pair], Counter[str]]:
-    """One pair for each question and passage; what was left out is counted by reason."""
+    """One pair for each question and passage; what was left out is counted by reason.
+
+    A question that needs several passages has no single one to be near to, and each of them would
+    be taken for a wrong answer beside the other: it is left out too.
+    """
     pairs: list[Pair] = []
     dropped: Counter[str] = Counter()
     seen: set[tuple[str, str]] = set()
     for row in rows:
         key = (fold(row.question).casefold(), row.oracle_chunk_id)
-        if row.oracle_chunk_id not in passages.places:
+        reason = why_no_question(row)
+        if reason is not None:
+            dropped[reason] += 1
+        elif len(row.oracle_chunk_ids) > 1:
+            dropped["several_oracles"] += 1
+        elif row.oracle_chunk_id not in passages.places:
             dropped["oracle_not_in_corpus"] += 1
         elif not key[0]:
             dropped["empty_question"] += 1

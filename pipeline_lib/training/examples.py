@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline_lib.errors import InputError, TrainingError
-from pipeline_lib.raft.rendering import render_prompt, render_target
+from pipeline_lib.raft.rendering import render_row_prompt, render_target
 from pipeline_lib.raft.rows import RaftRow
 
 EXAMPLE_SCHEMA = pa.schema(
@@ -66,7 +66,7 @@ def encode_row(row: RaftRow, tokenizer: Any) -> Example:
             "The base model's tokenizer has no chat template, so prompts cannot be written",
             hint="Use an instruction-tuned model, or add chat_template.jinja to its folder.",
         )
-    prompt = render_prompt(row.question, row.context)
+    prompt = render_row_prompt(row)
     target = render_target(row)
     prompt_text = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
     whole_text = tokenizer.apply_chat_template(

@@ -6,7 +6,6 @@ import json
 import logging
 import shutil
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from pipeline_lib.errors import ConfigError, InputError
 from pipeline_lib.models import ResolvedModel, resolve_model
 from pipeline_lib.progress import Progress, phase
 from pipeline_lib.raft.rendering import FORMAT_VERSION
-from pipeline_lib.raft.rows import RaftRow, Split, read_rows, split_file
+from pipeline_lib.raft.rows import Split, iter_rows, split_file
 from pipeline_lib.stage import ArtifactDraft, StageResult, Workspace, run_stage
 from pipeline_lib.training.checkpoints import fetch_latest_checkpoint, upload_checkpoint
 from pipeline_lib.training.export import LOG_FILE, export_model, write_model_card
@@ -154,13 +153,14 @@ def _write_split(
 
     from pipeline_lib.training.examples import encode_rows, write_examples
 
-    rows: Sequence[RaftRow] = read_rows(dataset_folder / split_file(split))
+    rows = iter_rows(dataset_folder / split_file(split))
     encoded = encode_rows(rows, AutoTokenizer.from_pretrained(base.path), config.max_seq_len)
     draft.counts[f"num_{split}_rows"] = len(encoded.examples)
     draft.dropped.update({f"{split}_{why}": n for why, n in encoded.dropped.items()})
     if not encoded.examples:
         raise InputError(
-            f"None of the {len(rows)} {split} rows fits into {config.max_seq_len} tokens",
+            f"None of the {encoded.dropped.total()} {split} rows fits into "
+            f"{config.max_seq_len} tokens",
             hint="Raise finetune.max_seq_len, or use fewer distractors or smaller chunks.",
         )
     path = run_folder / f"{split}.parquet"

@@ -146,6 +146,18 @@ def test_a_damaged_local_copy_is_fetched_again(workspace: Workspace, tmp_path: P
     assert (store.directory(ref("a")) / "data").read_bytes() == b"good"
 
 
+def test_one_file_is_fetched_without_the_others(workspace: Workspace, tmp_path: Path) -> None:
+    store = workspace.artifacts
+    manifest = publish(store, tmp_path / "a", ref("a"), small=b"1", large=b"22")
+    path = store.file(manifest, "small")
+    assert path is not None
+    assert path.read_bytes() == b"1"
+    assert [each.name for each in path.parent.iterdir()] == ["small"]
+    assert store.file(manifest, "none") is None
+    assert store.directory(ref("a")) == path.parent
+    assert sorted(each.name for each in path.parent.iterdir()) == ["large", "small"]
+
+
 def test_a_missing_data_file_is_named(workspace: Workspace, tmp_path: Path) -> None:
     store = workspace.artifacts
     manifest = publish(store, tmp_path / "out", ref("a"), data=b"good")

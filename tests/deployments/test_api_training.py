@@ -113,11 +113,16 @@ def _row(split: Split, number: int) -> RaftRow:
     quote = Quote(chunk_id="c0", start=0, end=len(text), text=text)
     return RaftRow(
         row_id=f"{split}-{number}",
+        row_key=f"{split}-{number}",
         split=split,
+        task="answer",
+        kind="factual",
+        style="plain",
         question=f"How does otter {number} sleep?",
         context=(passage,),
-        oracle_chunk_id="c0",
-        oracle_document_id="d0",
+        oracle_chunk_ids=("c0",),
+        oracle_document_ids=("d0",),
+        source_document_id="d0",
         oracle_present=True,
         target="answer",
         reasoning=(ReasoningStep(text="The passage says so.", quote=quote),),

@@ -116,8 +116,12 @@ def test_control_c_exits_130_in_one_word(monkeypatch: pytest.MonkeyPatch, no_sta
 
 def test_a_real_interrupt_exits_130(no_stack: Path) -> None:
     no_stack.mkdir()
-    with FileLock(no_stack / "stack.lock"):
-        waiting = subprocess.Popen([*RAFTLINE, "up"], stderr=subprocess.PIPE, text=True)
+    # Whatever runs the tests in the background may have made SIGINT ignored, which is inherited.
+    command = ["env", "--default-signal=INT", *RAFTLINE, "up"]
+    with (
+        FileLock(no_stack / "stack.lock"),
+        subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as waiting,
+    ):
         assert waiting.stderr is not None
         assert "Waiting for another" in waiting.stderr.readline()
         waiting.send_signal(signal.SIGINT)

@@ -97,7 +97,8 @@ def test_the_example_environment_lists_every_variable_and_no_secret(
         for name, _, value in (line.partition("=") for line in lines)
         if re.fullmatch(r"#?[A-Z_0-9]+", name)
     }
-    handed_on = {"RAFTLINE_TEACHER_BASE_URL", "RAFTLINE_TEACHER_API_KEY"}
+    teacher = ("BASE_URL", "API_KEY", "API_VERSION")
+    handed_on = {f"RAFTLINE_TEACHER_{name}" for name in teacher}
     assert set(listed) == {name for name, _, _ in compose_references} | handed_on
     assert not any(value for name, value in listed.items() if SECRET_NAME.search(name))
 

@@ -32,7 +32,8 @@ def make_config(corpus_folder: Path, tiny_model_path: Path, **synthesize: Any) -
                 "teacher": {"kind": "endpoint", "model": "scripted"},
                 "num_questions": 14,
                 "min_rows": 6,
-                "validation_fraction": 0.2,
+                "questions": {"kinds": {"factual": 1}},
+                "split": {"validation_fraction": 0.2},
                 **synthesize,
             },
             "finetune": {

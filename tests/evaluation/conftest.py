@@ -210,6 +210,7 @@ def make_content() -> Callable[..., ReportContent]:
                     {"name": "is_question", "kept": 4, "dropped": {"no_question_mark": 6}},
                 ],
             },
+            "rejects": [],
             "lineage": [
                 LineageEntry(
                     role="dataset",

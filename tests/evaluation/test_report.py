@@ -11,6 +11,7 @@ import pytest
 
 from pipeline_lib.evaluation.metrics import ARM_METRICS
 from pipeline_lib.evaluation.report import format_difference, format_value, render_report
+from pipeline_lib.raft.funnel import RejectSample
 
 NASTY = "<script>alert('x')</script> & \"quotes\" {{ 7 * 7 }} \N{RIGHT-TO-LEFT OVERRIDE}</div>"
 _VOID = {"meta", "link", "br", "img", "input", "hr"}
@@ -112,6 +113,18 @@ def test_hostile_text_is_shown_not_run(make_record, make_answer, score_records, 
         name=NASTY,
         models={"base": NASTY, "candidate": NASTY},
         funnel={"steps": [{"name": NASTY, "kept": 1, "dropped": {NASTY: 2}}]},
+        rejects=[
+            RejectSample(
+                stage=NASTY,
+                reason=NASTY,
+                num_rejects=2,
+                question=NASTY,
+                chunk_id="c",
+                document_id="d",
+                kind="factual",
+                text=NASTY,
+            )
+        ],
         config={NASTY: NASTY},
         libraries={NASTY: NASTY},
     )
@@ -162,7 +175,7 @@ def test_quotes_are_marked_in_passages_and_the_oracle_is_named(html):
 def test_a_model_without_log_and_a_dataset_without_funnel_still_have_a_report(
     records, make_content
 ):
-    page = outline(render_report(make_content(records, training_log=[], funnel=None)))
+    page = outline(render_report(make_content(records, training_log=[], funnel=None, rejects=[])))
     assert "holds no training log" in page.text
     assert "holds no funnel" in page.text
 

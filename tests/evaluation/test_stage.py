@@ -46,7 +46,11 @@ def make_row(number: int, animal: str) -> RaftRow:
     quoted = f"The {animal} sleeps in the {animal} house."
     return RaftRow(
         row_id=f"row-{number}",
+        row_key=f"row-{number}",
         split="test",
+        task="answer",
+        kind="factual",
+        style="plain",
         question=f"Where does the {animal} sleep?",
         context=(
             Passage(
@@ -66,8 +70,9 @@ def make_row(number: int, animal: str) -> RaftRow:
                 origin="random",
             ),
         ),
-        oracle_chunk_id=animal,
-        oracle_document_id=f"d-{animal}",
+        oracle_chunk_ids=(animal,),
+        oracle_document_ids=(f"d-{animal}",),
+        source_document_id=f"d-{animal}",
         oracle_present=True,
         target="answer",
         reasoning=(

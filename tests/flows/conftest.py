@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import pytest
@@ -13,7 +13,10 @@ from pipeline_lib.artifacts.manifest import ArtifactKind
 from pipeline_lib.evaluation.records import Comparison, EvaluationSummary
 from pipeline_lib.evaluation.statistics import Estimate
 from pipeline_lib.progress import phase
+from pipeline_lib.raft.funnel import RejectSample
+from pipeline_lib.raft.rows import SPLITS, RaftRow, split_file, write_rows
 from pipeline_lib.stage import ArtifactDraft, StageResult, Workspace, run_stage
+from tests.raft.made_rows import bare_row
 
 FUNNEL = {
     "steps": [
@@ -23,6 +26,43 @@ FUNNEL = {
     "num_candidates": 12,
     "num_rows": 9,
 }
+
+REJECT = RejectSample(
+    stage="round_trip",
+    reason="not_retrieved",
+    num_rejects=3,
+    question="What | is it?",
+    chunk_id="chunk-0",
+    document_id="doc-0",
+    kind="how_why",
+    text="",
+)
+LEDGER = {
+    "step": "ask",
+    "model": "scripted:1",
+    "num_completions": 1200,
+    "num_new_completions": 20,
+    "num_scored_targets": 0,
+    "num_new_scores": 0,
+    "prompt_tokens": 34_000,
+    "cached_tokens": 0,
+    "completion_tokens": 560,
+    "waiting_seconds": 1.25,
+    "cost": 0.15,
+    "new_cost": 0.0025,
+}
+CARD = "---\npretty_name: docs\n---\n\n# docs\n\n## Mixes\n"
+
+
+def make_row(number: int) -> RaftRow:
+    """A row whose question is Markdown that must not act."""
+    return bare_row(
+        f"What does [otter {number}](javascript:alert) eat?",
+        row_id=f"row-{number}",
+        split=SPLITS[number % 3],
+        chunk_id=f"chunk-{number}",
+        document_id=f"doc-{number}",
+    )
 
 
 @dataclass
@@ -75,8 +115,14 @@ class FakeStages:
         draft.counts["num_things"] = 2
 
     def fill_dataset(self, draft: ArtifactDraft) -> None:
-        """A funnel."""
+        """Rows, a funnel, samples of rejects, a ledger, a card."""
+        for number, split in enumerate(SPLITS):
+            rows = [make_row(place) for place in range(number, 9, len(SPLITS))]
+            write_rows(draft.directory / split_file(split), rows)
         (draft.directory / "funnel.json").write_text(json.dumps(FUNNEL))
+        (draft.directory / "reject_samples.json").write_text(json.dumps([asdict(REJECT)]))
+        (draft.directory / "README.md").write_text(CARD)
+        draft.details["ledger"] = [LEDGER]
         draft.counts["num_rows"] = 9
         draft.dropped["not_retrieved"] = 3
 
@@ -129,3 +175,9 @@ def fake_stages(monkeypatch: pytest.MonkeyPatch) -> FakeStages:
     ):
         monkeypatch.setattr(f"pipeline_lib.{path}", fakes.make(kind, stage, fill))  # type: ignore[arg-type]
     return fakes
+
+
+@pytest.fixture
+def make_flow_row() -> Callable[[int], RaftRow]:
+    """Rows like those of the fake dataset."""
+    return make_row

@@ -82,6 +82,11 @@ def test_a_pipeline_run_leaves_everything_in_the_ui_and_the_next_one_reuses_it_a
     shown = api.artifacts(first)
     assert shown["docs-funnel"]["type"] == "table"
     assert [row["Kept"] for row in json.loads(shown["docs-funnel"]["data"])] == [12, 9]
+    [reject] = json.loads(shown["docs-rejects"]["data"])
+    assert (reject["Reason"], reject["Rejected"]) == ("not retrieved", 3)
+    [line] = json.loads(shown["docs-ledger"]["data"])
+    assert (line["Completions"], line["Cost"]) == ("1,200 (20)", "0.15 (0.0025)")
+    assert shown["docs-card"]["data"] == "# docs\n\n## Mixes"
     metrics = json.loads(shown["docs-metrics"]["data"])
     assert metrics[0]["Fine-tuned"] == "0.450 [0.400, 0.500]"
     assert metrics[0]["Difference"] == "+0.150 [+0.100, +0.200]"

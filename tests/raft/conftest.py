@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -12,7 +13,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline_lib.artifacts.manifest import ArtifactRef
-from pipeline_lib.artifacts.partial import PartialWork
 from pipeline_lib.config import IndexConfig, IngestConfig, RetrievalConfig, SynthesizeConfig
 from pipeline_lib.corpus.schema import (
     CHUNK_SCHEMA,
@@ -30,11 +30,20 @@ from pipeline_lib.generation.base import (
     Prompt,
     Score,
 )
-from pipeline_lib.raft.drafts import Draft, Written, quote_of
-from pipeline_lib.raft.rows import ReasoningStep, Split
+from pipeline_lib.progress import NullProgress
+from pipeline_lib.raft.candidates import Candidate, Topic, Written, quote_of
+from pipeline_lib.raft.rows import (
+    SPLITS,
+    RaftRow,
+    ReasoningStep,
+    Split,
+    read_rows,
+    split_file,
+)
+from pipeline_lib.raft.stage import synthesize
 from pipeline_lib.raft.wording import content_words
 from pipeline_lib.retrieval.search import Hit
-from pipeline_lib.stage import ArtifactDraft, Workspace, run_stage
+from pipeline_lib.stage import ArtifactDraft, StageResult, Workspace, run_stage
 
 ANIMALS = (
     "badger beaver bison camel cheetah donkey ferret gazelle hamster hyena jackal koala lemur lynx "
@@ -142,6 +151,8 @@ class ScriptedTeacher:
     model_identity: str = "scripted:1"
     batch_size: int = 8
     finish: str = "stop"
+    chars_per_token: int | None = None
+    """Of prompts; without it each takes ten tokens."""
     fail_after: int | None = None
     """Raises KeyboardInterrupt once this many completions were delivered."""
     asked: list[Prompt] = field(default_factory=list)
@@ -177,7 +188,8 @@ class ScriptedTeacher:
 
     def _complete(self, prompt: Prompt) -> Completion:
         text = self.script(prompt)
-        return Completion(text, 10, len(text.split()), self.finish)  # type: ignore[arg-type]
+        num_prompt = len(str(prompt)) // self.chars_per_token if self.chars_per_token else 10
+        return Completion(text, num_prompt, len(text.split()), self.finish)  # type: ignore[arg-type]
 
 
 def prompt_field(prompt: Prompt, name: str) -> str:
@@ -211,32 +223,41 @@ def teacher() -> ScriptedTeacher:
     return ScriptedTeacher(competent)
 
 
-class MemoryPartial(PartialWork):
-    """Partial work that lives as long as the test."""
+class MeteredScript:
+    """A scripted teacher as synthesis sees one: no store, no budget, every call counted."""
 
-    def __init__(self) -> None:
-        self.objects: dict[str, bytes] = {}
+    def __init__(self, teacher: ScriptedTeacher) -> None:
+        self.teacher = teacher
+        self.model_identity = teacher.model_identity
+        self.is_exhausted = False
+        self.spent_share = 0.0
+        self.steps: list[str] = []
 
-    def put(self, key: str, data: bytes) -> None:
-        self.objects[key] = data
+    def generate(
+        self, prompts: Sequence[Prompt], params: GenerationParams, *, step: str
+    ) -> list[Completion]:
+        self.steps.append(step)
+        return self.teacher.generate(prompts, params)
 
-    def get(self, key: str) -> bytes | None:
-        return self.objects.get(key)
-
-    def keys(self, prefix: str = "") -> list[str]:
-        return sorted(key for key in self.objects if key.startswith(prefix))
+    def score(self, prompts: Sequence[Prompt], targets: Sequence[str], *, step: str) -> list[Score]:
+        self.steps.append(step)
+        return self.teacher.score(prompts, targets, with_end=False)
 
 
 @pytest.fixture
-def partial() -> MemoryPartial:
-    """For tests of what is kept, not of where."""
-    return MemoryPartial()
+def metered() -> Callable[..., MeteredScript]:
+    """Makes a metered teacher of a function from prompt to text."""
+
+    def make(script: Callable[[Prompt], str] = competent, **fields: Any) -> MeteredScript:
+        return MeteredScript(ScriptedTeacher(script, **fields))
+
+    return make
 
 
 @pytest.fixture
 def small_config() -> SynthesizeConfig:
     """Twelve rows of three passages."""
-    return SynthesizeConfig(num_questions=12, min_rows=3, seed=1)
+    return SynthesizeConfig(num_questions=12, min_rows=3, seed=3)
 
 
 @pytest.fixture
@@ -246,8 +267,8 @@ def scripted() -> type[ScriptedTeacher]:
 
 
 @pytest.fixture
-def make_draft(animals: Corpus) -> Callable[..., Draft]:
-    """A draft about the first sentence of the animals' document `number`."""
+def make_candidate(animals: Corpus) -> Callable[..., Candidate]:
+    """An answered candidate about the first sentence of the animals' document `number`."""
 
     def make(
         number: int,
@@ -256,17 +277,17 @@ def make_draft(animals: Corpus) -> Callable[..., Draft]:
         answer: str | None = None,
         hits: Sequence[Hit] = (),
         question: str | None = None,
-    ) -> Draft:
+    ) -> Candidate:
         chunk = animals.chunks[number]
-        quote = quote_of(chunk, 0, chunk.text.index("\n"))
-        step = ReasoningStep(text=f"The document tells about animal {number}.", quote=quote)
-        return Draft(
-            split=split,
+        end = chunk.text.index("\n")
+        step = ReasoningStep(
+            text=f"The document tells about animal {number}.", quote=quote_of(chunk, 0, end)
+        )
+        return Candidate(
+            topic=Topic(split=split, chunks=(chunk,), span=(0, end)),
             question=question or f"What happens if animal {number} gets hungry?",
-            oracle=chunk,
             written=Written((step,), answer or f"it quietly collects {FOODS[number % 12]}"),
             hits=tuple(hits),
-            source="teacher",
         )
 
     return make
@@ -288,6 +309,25 @@ class Stand:
     index_ref: ArtifactRef
     searcher: SharedWordsSearcher
 
+    def synthesize(
+        self, teacher: ScriptedTeacher | None, config: SynthesizeConfig, name: str = "demo"
+    ) -> StageResult:
+        """Run the stage."""
+        return synthesize(
+            self.ws,
+            name,
+            config,
+            self.corpus_ref,
+            self.index_ref,
+            teacher,
+            searcher=self.searcher,
+        )
+
+    def rows(self, result: StageResult) -> list[RaftRow]:
+        """All rows of a dataset."""
+        folder = self.ws.artifacts.directory(result.ref)
+        return [row for split in SPLITS for row in read_rows(folder / split_file(split))]
+
 
 def publish(ws: Workspace, corpus: Corpus) -> Stand:
     """The corpus as an artifact, and an index artifact that names it."""
@@ -300,7 +340,7 @@ def publish(ws: Workspace, corpus: Corpus) -> Stand:
             table = pa.Table.from_pylist([asdict(row) for row in rows], schema)
             pq.write_table(table, draft.directory / file)
 
-    mark = repr([document.text for document in corpus.documents])
+    mark = repr([(chunk.chunk_id, chunk.text) for chunk in corpus.chunks])
     ref = _publish(ws, "corpus", {"content": mark}, IngestConfig(), build_corpus)
 
     def build_index(draft: ArtifactDraft) -> None:
@@ -327,6 +367,15 @@ def _publish(ws: Workspace, kind: Any, inputs: Any, config: Any, build: Any) -> 
 def stand(workspace: Workspace, animals: Corpus) -> Stand:
     """The animals, published."""
     return publish(workspace, animals)
+
+
+@pytest.fixture
+def other_stand(workspace: Workspace, animals: Corpus, tmp_path: Path) -> Stand:
+    """The animals in a store of their own, where no teacher has said anything yet."""
+    settings = workspace.settings.model_copy(
+        update={"s3_prefix": f"{workspace.settings.s3_prefix}-other", "home": tmp_path / "other"}
+    )
+    return publish(Workspace.open(NullProgress(), settings), animals)
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline_lib.corpus.schema import Chunk
+from pipeline_lib.corpus.schema import Chunk, Document
 from pipeline_lib.raft.evidence import find_support
 
 FOX = "A fox is red. It sleeps by day in deep burrows. Foxes eat 20 mice per week and some berries."
@@ -23,8 +23,8 @@ def support(question: str, answer: str, min_quote_chars: int = 1) -> tuple[str, 
     if found is None:
         return None
     for quote in found.quotes:
-        assert found.chunk.text[quote.start : quote.end] == quote.text
-    return found.chunk.chunk_id, [quote.text for quote in found.quotes]
+        assert found.chunks[0].text[quote.start : quote.end] == quote.text
+    return found.chunks[0].chunk_id, [quote.text for quote in found.quotes]
 
 
 @pytest.mark.parametrize(
@@ -84,3 +84,96 @@ def test_short_evidence_is_widened_by_what_follows_then_by_what_precedes() -> No
     assert support("Is it?", "Yes", 10) == ("dog", ["Yes. Dogs eat meat."])
     assert support("What do dogs eat?", "meat", 18) == ("dog", ["Yes. Dogs eat meat."])
     assert support("Is it?", "Yes", 1000) is None
+
+
+STORY = (
+    "Ferns grow in shade. They need damp soil.",
+    "Ferns have no flowers. They spread by spores under their leaves.",
+    "Mosses are older. They have no roots.",
+)
+
+
+def story() -> tuple[Document, list[Chunk]]:
+    """One document whose passages stand one after the other, with a blank line between them."""
+    text, chunks = "\n\n".join(STORY), []
+    for number, part in enumerate(STORY):
+        start = text.index(part)
+        chunks.append(
+            Chunk(
+                chunk_id=f"c{number}",
+                document_id="plants",
+                ordinal=number,
+                start=start,
+                end=start + len(part),
+                text=part,
+                num_tokens=0,
+            )
+        )
+    document = Document(
+        document_id="plants",
+        source_uri="file:///plants.txt",
+        title="Plants",
+        media_type="text/plain",
+        text=text,
+        content_sha256="",
+    )
+    return document, chunks
+
+
+def test_an_answer_over_several_passages_has_them_all_as_oracles() -> None:
+    document, chunks = story()
+    answer = "They need damp soil.   Ferns have no flowers. They spread by spores"
+    found = find_support(
+        "How do ferns spread?", answer, chunks, min_quote_chars=10, document=document
+    )
+    assert found is not None
+    assert [chunk.chunk_id for chunk in found.chunks] == ["c0", "c1"]
+    assert [quote.text for quote in found.quotes] == [
+        "They need damp soil.",
+        "Ferns have no flowers.",
+    ]
+    for quote in found.quotes:
+        text = next(chunk.text for chunk in chunks if chunk.chunk_id == quote.chunk_id)
+        assert text[quote.start : quote.end] == quote.text
+
+
+def test_passages_that_overlap_are_covered_by_as_few_as_possible() -> None:
+    document, chunks = story()
+    wide = Chunk(
+        chunk_id="wide",
+        document_id="plants",
+        ordinal=9,
+        start=0,
+        end=chunks[1].end,
+        text=document.text[: chunks[1].end],
+        num_tokens=0,
+    )
+    answer = "Ferns grow in shade. They need damp soil. Ferns have no flowers. They spread"
+    found = find_support("Ferns?", answer, [*chunks, wide], min_quote_chars=10, document=document)
+    assert found is not None
+    assert [chunk.chunk_id for chunk in found.chunks] == ["wide"]
+
+
+def test_an_answer_over_more_passages_than_a_context_holds_is_not_supported() -> None:
+    lines = [f"The {n}th rule of the club is about number {n} alone." for n in range(9)]
+    text = "\n\n".join(lines)
+    document = story()[0]
+    long_document = Document(**{**vars(document), "text": text})
+    chunks = [
+        Chunk(
+            chunk_id=f"l{n}",
+            document_id="plants",
+            ordinal=n,
+            start=text.index(line),
+            end=text.index(line) + len(line),
+            text=line,
+            num_tokens=0,
+        )
+        for n, line in enumerate(lines)
+    ]
+    assert (
+        find_support(
+            "What are the rules?", text, chunks, min_quote_chars=10, document=long_document
+        )
+        is None
+    )

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline_lib.raft import quotes
 from pipeline_lib.raft.quotes import QuoteCheck, find_folded, fold, verify_quote
 
 
@@ -134,3 +135,44 @@ def test_verification_is_total(quote: str, cited: int, texts: list[str]) -> None
         assert fold(texts[int(check.chunk_id)][check.start : check.end]) == fold(quote)
     else:
         assert (check.chunk_id, check.start, check.end) == (None, None, None)
+
+
+def slow_status(quote: str, cited: int, texts: list[str]) -> str:
+    """The definition, tried out: every way of cutting the quote into pieces of three words."""
+    wanted, folded = " ".join(quote.split()), [" ".join(text.split()) for text in texts]
+    if not wanted:
+        return "absent"
+    places = [number for number, text in enumerate(folded, start=1) if wanted in text]
+    if places:
+        return "verbatim" if cited in places else "misattributed"
+
+    def falls_apart(words: list[str]) -> bool:
+        return any(
+            any(" ".join(words[:cut]) in text for text in folded)
+            and (cut == len(words) or falls_apart(words[cut:]))
+            for cut in range(3, len(words) + 1)
+        )
+
+    pieces = [piece.split() for piece in wanted.split("…") if piece.split()]
+    whole = falls_apart(wanted.split())
+    return "stitched" if whole or (pieces and all(map(falls_apart, pieces))) else "absent"
+
+
+QUOTED = st.lists(st.sampled_from(["a", "b", "c", "d", "…"]), max_size=12).map(" ".join)
+
+
+@given(QUOTED, st.integers(0, 3), st.lists(QUOTED, max_size=3), GAPS)
+def test_statuses_agree_with_the_definition_tried_out(
+    quote: str, cited: int, texts: list[str], gap: str
+) -> None:
+    passages = [P(str(n), text.replace(" ", gap)) for n, text in enumerate(texts)]
+    assert verify_quote(quote, cited, passages).status == slow_status(quote, cited, texts)
+
+
+def test_a_text_is_folded_once_however_many_quotes_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    folded: list[str] = []
+    monkeypatch.setattr(quotes, "fold", lambda text: folded.append(text) or fold(text))
+    text = "A text that no other test has, of   some words. " * 20
+    for _ in range(5):
+        assert verify_quote("text that no other test has", 1, [P("x", text)]).start == 2
+    assert folded.count(text) == 1

@@ -10,13 +10,19 @@ from transformers import AutoTokenizer
 from pipeline_lib.raft.quotes import verify_quote
 from pipeline_lib.raft.rendering import (
     REFUSAL_ANSWER,
+    SYSTEM_PROMPT,
+    SYSTEM_PROMPTS,
     CitedQuote,
     ParsedStep,
+    cited_steps,
     parse_answer,
+    parse_passage_numbers,
+    render_answer,
     render_prompt,
+    render_row_prompt,
     render_target,
 )
-from pipeline_lib.raft.rows import Passage, Provenance, Quote, RaftRow, ReasoningStep
+from pipeline_lib.raft.rows import TASKS, Passage, Provenance, Quote, RaftRow, ReasoningStep
 
 FOX = "A fox is red.\nIt sleeps by day."
 DOG = "A dog barks."
@@ -47,11 +53,16 @@ def make_row(
     quote = Quote(chunk_id="fox", start=start, end=start + len(quoted), text=quoted)
     return RaftRow(
         row_id="r",
+        row_key="r",
         split="train",
+        task="answer",
+        kind="factual",
+        style="plain",
         question="When does it sleep?",
         context=(other, oracle) if is_present else (other,),
-        oracle_chunk_id="fox",
-        oracle_document_id="d1",
+        oracle_chunk_ids=("fox",),
+        oracle_document_ids=("d1",),
+        source_document_id="d1",
         oracle_present=is_present,
         target=target,  # type: ignore[arg-type]
         reasoning=(ReasoningStep(text=reasoning, quote=quote),) if is_present else (),
@@ -75,6 +86,64 @@ def test_the_prompt_is_system_then_documents_then_question() -> None:
         '<document id="2" title="Dog">\nA dog barks.\n</document>\n'
         "Question: When?"
     )
+
+
+def test_the_text_of_an_answer_row_is_that_of_format_version_1() -> None:
+    """Models that were trained on it depend on every character."""
+    assert SYSTEM_PROMPT == (
+        "Answer the question from the documents. First reason briefly and quote the words that "
+        'prove the answer: <quote doc="1">exact words of document 1</quote>. Then give the short '
+        "answer: <answer>…</answer>. If no document holds it, write <answer>The documents do not "
+        "contain the answer.</answer>"
+    )
+    row = make_row()
+    assert render_row_prompt(row) == render_prompt(row.question, row.context)
+    assert render_row_prompt(row)[0]["content"] == SYSTEM_PROMPT
+
+
+def test_every_task_has_a_prompt_and_only_a_refusal_is_asked_like_an_answer() -> None:
+    assert tuple(SYSTEM_PROMPTS) == (
+        "answer",
+        "refusal",
+        "relevance",
+        "ranking",
+        "quotes",
+        "closed_book",
+    )
+    assert set(SYSTEM_PROMPTS) == set(TASKS)
+    assert len(set(SYSTEM_PROMPTS.values())) == len(TASKS) - 1
+    assert SYSTEM_PROMPTS["refusal"] == SYSTEM_PROMPTS["answer"]
+
+
+def test_without_documents_the_question_is_alone() -> None:
+    system, user = render_prompt("When?", [], "closed_book")
+    assert system["content"] == SYSTEM_PROMPTS["closed_book"]
+    assert user["content"] == "Question: When?"
+
+
+@pytest.mark.parametrize(
+    ("output", "numbers"),
+    [
+        ("<answer>2, 1</answer>", (2, 1)),
+        ("<answer>3,1,2</answer>", (3, 1, 2)),
+        ("I think so: <answer>1</answer> or <answer>2</answer>", (2,)),
+        ("There are 3 documents. <answer>2</answer>", (2,)),
+        ("<answer>Documents 2 and 3.</answer>", (2, 3)),
+        ("1 and 2", (1, 2)),
+        ("<answer>2, 2, 9, 0, 1</answer>", (2, 1)),
+        ("<answer>none</answer>", ()),
+        ("<answer>None.</answer>", ()),
+        ("NONE", ()),
+        ("<answer>9</answer>", None),
+        ("<answer>the first</answer>", None),
+        ("<answer>1234567890</answer>", None),
+        ("", None),
+    ],
+)
+def test_numbers_of_passages_are_read_from_every_output(
+    output: str, numbers: tuple[int, ...] | None
+) -> None:
+    assert parse_passage_numbers(output, [FOX, DOG, FOX]) == numbers
 
 
 def test_the_target_quotes_by_the_documents_place_in_this_row() -> None:
@@ -222,3 +291,19 @@ def test_any_row_survives_rendering_and_parsing(text: str, answer: str, reasonin
     parsed = parse_answer(render_target(row), row.context)
     assert parsed.final_answer == answer
     assert parsed.steps == (ParsedStep(reasoning, CitedQuote(text, 2)),)
+
+
+@given(TEXT, TEXT, TEXT, st.sampled_from([None, 1, 2]))
+def test_rendering_an_answer_is_undone_by_parsing(
+    reasoning: str, quoted: str, answer: str, number: int | None
+) -> None:
+    steps = (ParsedStep(reasoning, CitedQuote(quoted, number)), ParsedStep(reasoning))
+    parsed = parse_answer(render_answer(steps, answer), [FOX, DOG])
+    assert (parsed.steps, parsed.final_answer) == (steps, answer)
+    row = make_row()
+    assert render_answer(cited_steps(row), row.final_answer) == render_target(row)
+
+
+@given(st.lists(OUTPUT_PIECES, max_size=20).map("".join))
+def test_reading_numbers_never_raises(output: str) -> None:
+    assert parse_passage_numbers(output, [FOX]) in (None, (), (1,))

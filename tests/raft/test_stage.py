@@ -11,26 +11,14 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline_lib.config import SynthesizeConfig
+from pipeline_lib.config import GateConfig, SynthesizeConfig
 from pipeline_lib.errors import ConfigError, InputError, YieldError
+from pipeline_lib.raft.dataset.splitting import split_documents
 from pipeline_lib.raft.quotes import verify_quote
 from pipeline_lib.raft.rendering import parse_answer, render_target
 from pipeline_lib.raft.rows import SPLITS, RaftRow, read_rows, split_file
-from pipeline_lib.raft.splitting import split_documents
 from pipeline_lib.raft.stage import synthesize
 from pipeline_lib.stage import StageResult, Workspace
-
-
-def run(stand, teacher, config: SynthesizeConfig, name: str = "demo") -> StageResult:
-    return synthesize(
-        stand.ws,
-        name,
-        config,
-        stand.corpus_ref,
-        stand.index_ref,
-        teacher,
-        searcher=stand.searcher,
-    )
 
 
 def rows_of(ws: Workspace, result: StageResult) -> dict[str, list[RaftRow]]:
@@ -50,11 +38,13 @@ def funnel_of(ws: Workspace, result: StageResult) -> dict[str, Any]:
 
 
 def file_hashes(ws: Workspace, result: StageResult) -> dict[str, str]:
-    return {entry.path: entry.sha256 for entry in ws.artifacts.manifest(result.ref).files}
+    """Of all files but the card, which names the dataset."""
+    files = ws.artifacts.manifest(result.ref).files
+    return {entry.path: entry.sha256 for entry in files if entry.path != "README.md"}
 
 
 def test_a_dataset_has_the_rows_wanted_in_every_split(stand, teacher, small_config) -> None:
-    result = run(stand, teacher, small_config)
+    result = stand.synthesize(teacher, small_config)
     rows = rows_of(stand.ws, result)
     assert {split: len(of_split) for split, of_split in rows.items()} == {
         "train": 7,
@@ -64,15 +54,14 @@ def test_a_dataset_has_the_rows_wanted_in_every_split(stand, teacher, small_conf
     assert result.counts["num_rows"] == 12
     assert result.counts["num_train"] == 7
     assert not result.reused
-    assert [row.row_id for row in rows["test"]] == sorted(row.row_id for row in rows["test"])
 
 
 def test_every_row_holds_what_it_promises(stand, teacher, small_config) -> None:
     chunks = {chunk.chunk_id: chunk for chunk in stand.corpus.chunks}
-    for row in all_rows(stand.ws, run(stand, teacher, small_config)):
+    for row in all_rows(stand.ws, stand.synthesize(teacher, small_config)):
         oracle = chunks[row.oracle_chunk_id]
         assert row.oracle_document_id == oracle.document_id
-        assert len(row.context) == small_config.num_distractors + 1
+        assert len(row.context) == small_config.contexts.num_distractors + 1
         parsed = parse_answer(render_target(row), row.context)
         for quote in parsed.quotes:
             check = verify_quote(quote.text, quote.passage_number, row.context)
@@ -85,7 +74,7 @@ def test_every_row_holds_what_it_promises(stand, teacher, small_config) -> None:
 
 
 def test_splits_share_no_document_as_oracle(stand, teacher, small_config) -> None:
-    rows = rows_of(stand.ws, run(stand, teacher, small_config))
+    rows = rows_of(stand.ws, stand.synthesize(teacher, small_config))
     documents = [{row.oracle_document_id for row in rows[split]} for split in SPLITS]
     assert not documents[0] & documents[1]
     assert not documents[0] & documents[2]
@@ -94,30 +83,21 @@ def test_splits_share_no_document_as_oracle(stand, teacher, small_config) -> Non
 
 def test_documents_are_split_before_anything_is_generated(stand, teacher, small_config) -> None:
     """The split follows from seed and document ids alone, whatever the teacher writes."""
-    expected = split_documents(
-        (document.document_id for document in stand.corpus.documents),
-        validation_fraction=small_config.validation_fraction,
-        test_fraction=small_config.test_fraction,
-        seed=small_config.seed,
-    )
-    for row in all_rows(stand.ws, run(stand, teacher, small_config)):
-        assert row.split == expected[row.oracle_document_id]
+    plan = split_documents(stand.corpus.documents, small_config.split, small_config.seed)
+    for row in all_rows(stand.ws, stand.synthesize(teacher, small_config)):
+        assert row.split == plan.split_of[row.oracle_document_id]
 
 
-def test_test_documents_may_appear_in_training_as_distractors_only(
-    stand, teacher, small_config
-) -> None:
-    """Serving retrieves from the whole corpus, so training contexts are drawn from it too."""
-    rows = rows_of(stand.ws, run(stand, teacher, small_config))
-    tested = {row.oracle_document_id for row in rows["test"]}
-    shown = {p.document_id for row in rows["train"] for p in row.context if p.role == "distractor"}
-    asked = {row.oracle_document_id for row in rows["train"]}
-    assert shown & tested
-    assert not asked & tested
+def test_training_rows_show_no_document_that_is_held_out(stand, teacher, small_config) -> None:
+    rows = rows_of(stand.ws, stand.synthesize(teacher, small_config))
+    held_out = {row.oracle_document_id for row in (*rows["test"], *rows["validation"])}
+    shown = {passage.document_id for row in rows["train"] for passage in row.context}
+    assert shown
+    assert not shown & held_out
 
 
 def test_the_funnel_adds_up_and_is_in_the_manifest(stand, teacher, small_config) -> None:
-    result = run(stand, teacher, small_config)
+    result = stand.synthesize(teacher, small_config)
     funnel = funnel_of(stand.ws, result)
     steps = funnel["steps"]
     entering = funnel["num_candidates"]
@@ -128,10 +108,13 @@ def test_the_funnel_adds_up_and_is_in_the_manifest(stand, teacher, small_config)
     assert [step["name"] for step in steps] == [
         "question",
         "new",
+        "decontamination",
         "round_trip",
         "answer",
+        "quotes",
         "reasoning",
         "context",
+        "review",
         "wanted",
     ]
     assert result.dropped["question.not_a_question"] == steps[0]["dropped"]["not_a_question"]
@@ -140,7 +123,7 @@ def test_the_funnel_adds_up_and_is_in_the_manifest(stand, teacher, small_config)
 
 
 def test_the_ledger_counts_tokens_and_calls(stand, teacher, small_config) -> None:
-    ledger = stand.ws.artifacts.manifest(run(stand, teacher, small_config).ref).ledger
+    ledger = stand.ws.artifacts.manifest(stand.synthesize(teacher, small_config).ref).ledger
     assert ledger["num_completions"] == len(teacher.asked)
     assert ledger["prompt_tokens"] == 10 * len(teacher.asked)
     assert ledger["num_scored_targets"] == len(teacher.scored)
@@ -148,20 +131,52 @@ def test_the_ledger_counts_tokens_and_calls(stand, teacher, small_config) -> Non
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_gives_other_rows(
-    stand, teacher, scripted, small_config, tmp_path, monkeypatch
+    stand, other_stand, teacher, scripted, small_config
 ) -> None:
-    first = run(stand, teacher, small_config)
-    again = run(stand, scripted(teacher.script), small_config, name="twin")
+    first = stand.synthesize(teacher, small_config)
+    again = other_stand.synthesize(scripted(teacher.script), small_config)
     assert not again.reused
-    assert file_hashes(stand.ws, again) == file_hashes(stand.ws, first)
-    other = run(stand, teacher, small_config.model_copy(update={"seed": 2}))
+    assert file_hashes(other_stand.ws, again) == file_hashes(stand.ws, first)
+    other = stand.synthesize(teacher, small_config.model_copy(update={"seed": 4}), name="other")
     assert file_hashes(stand.ws, other) != file_hashes(stand.ws, first)
+    assert {r.row_id for r in all_rows(stand.ws, other)} != {
+        r.row_id for r in all_rows(stand.ws, first)
+    }
+
+
+def test_the_number_of_workers_does_not_change_a_byte(
+    stand, other_stand, teacher, scripted, small_config
+) -> None:
+    """However many requests are in flight, and in whatever order they come back."""
+
+    class Shuffling(type(teacher)):  # type: ignore[misc]
+        def generate(self, prompts, params, *, on_completed=None):
+            order = sorted(range(len(prompts)), key=lambda n: (n * 7919) % 101)
+            done = {n: self._complete(prompts[n]) for n in order}
+            self.asked += prompts
+            for n in order:
+                on_completed([n], [done[n]])
+            return [done[n] for n in range(len(prompts))]
+
+    first = stand.synthesize(teacher, small_config)
+    again = other_stand.synthesize(Shuffling(teacher.script), small_config)
+    assert file_hashes(other_stand.ws, again) == file_hashes(stand.ws, first)
+
+
+def test_another_pipeline_pays_nothing_for_the_same_words(
+    stand, teacher, scripted, small_config
+) -> None:
+    stand.synthesize(teacher, small_config)
+    twin = scripted(teacher.script)
+    stand.synthesize(twin, small_config, name="twin")
+    assert twin.asked == []
+    assert twin.scored == []
 
 
 def test_a_second_run_reuses_the_artifact_without_asking(stand, teacher, small_config) -> None:
-    first = run(stand, teacher, small_config)
+    first = stand.synthesize(teacher, small_config)
     num_asked = len(teacher.asked)
-    again = run(stand, teacher, small_config)
+    again = stand.synthesize(teacher, small_config)
     assert again.reused
     assert again.ref == first.ref
     assert again.counts == first.counts
@@ -172,56 +187,55 @@ def test_a_second_run_reuses_the_artifact_without_asking(stand, teacher, small_c
     "change",
     [
         {"seed": 5},
-        {"num_distractors": 3},
-        {"oracle_probability": 0.5},
-        {"min_quote_chars": 25},
+        {"contexts": {"num_distractors": 3}},
+        {"contexts": {"oracle_probability": 0.5}},
+        {"gates": {"min_quote_chars": 25}},
         {"teacher": {"temperature": 0.5}},
     ],
 )
 def test_what_changes_the_rows_changes_the_fingerprint(
     stand, teacher, small_config, change: dict[str, Any]
 ) -> None:
-    first = run(stand, teacher, small_config)
+    first = stand.synthesize(teacher, small_config)
     config = SynthesizeConfig(**{**small_config.model_dump(), **change})
-    assert run(stand, teacher, config).ref != first.ref
+    assert stand.synthesize(teacher, config).ref != first.ref
 
 
 def test_speed_settings_and_places_do_not_change_the_fingerprint(
     stand, teacher, small_config
 ) -> None:
-    first = run(stand, teacher, small_config)
+    first = stand.synthesize(teacher, small_config)
     config = SynthesizeConfig(**{**small_config.model_dump(), "teacher": {"batch_size": 3}})
-    assert run(stand, teacher, config).reused
-    assert run(stand, teacher, config).ref == first.ref
+    assert stand.synthesize(teacher, config).reused
+    assert stand.synthesize(teacher, config).ref == first.ref
 
 
 def test_another_teacher_makes_another_dataset(stand, teacher, scripted, small_config) -> None:
-    first = run(stand, teacher, small_config)
+    first = stand.synthesize(teacher, small_config)
     other = scripted(teacher.script, model_identity="scripted:2")
-    assert run(stand, other, small_config).ref != first.ref
+    assert stand.synthesize(other, small_config).ref != first.ref
 
 
 @pytest.mark.parametrize("fail_after", [5, 30, 60])
 def test_a_killed_run_pays_nothing_twice_and_ends_with_the_same_bytes(
-    stand, teacher, scripted, small_config, fail_after: int
+    stand, other_stand, teacher, scripted, small_config, fail_after: int
 ) -> None:
     """Peer bugs: lost work on interruption; empty chunks re-paid on every resume (gorilla)."""
     whole = scripted(teacher.script)
-    reference = file_hashes(stand.ws, run(stand, whole, small_config, name="whole"))
+    reference = file_hashes(other_stand.ws, other_stand.synthesize(whole, small_config))
     killed = scripted(teacher.script, fail_after=fail_after)
     with pytest.raises(KeyboardInterrupt):
-        run(stand, killed, small_config)
+        stand.synthesize(killed, small_config)
     resumed = scripted(teacher.script)
-    result = run(stand, resumed, small_config)
+    result = stand.synthesize(resumed, small_config)
     assert not set(killed.asked) & set(resumed.asked)
     assert len(killed.asked) + len(resumed.asked) == len(whole.asked)
     assert file_hashes(stand.ws, result) == reference
-    assert stand.ws.artifacts.partial(result.ref).keys() == []
 
 
 def test_a_killed_run_publishes_nothing(stand, teacher, scripted, small_config) -> None:
     with pytest.raises(KeyboardInterrupt):
-        run(stand, scripted(teacher.script, fail_after=9), small_config)
+        stand.synthesize(scripted(teacher.script, fail_after=9), small_config)
     assert stand.ws.artifacts.refs("dataset") == []
 
 
@@ -229,7 +243,7 @@ def test_a_teacher_that_yields_nothing_ends_with_its_funnel_and_advice(
     stand, scripted, small_config
 ) -> None:
     with pytest.raises(YieldError, match="0 rows were kept, 3 are needed") as e:
-        run(stand, scripted(lambda _: " This is a statement."), small_config)
+        stand.synthesize(scripted(lambda _: " This is a statement."), small_config)
     message = str(e.value)
     assert "no row for train and validation and test" in message
     assert "not_a_question" in message
@@ -239,7 +253,7 @@ def test_a_teacher_that_yields_nothing_ends_with_its_funnel_and_advice(
 
 def test_fewer_rows_than_wanted_are_told(stand, teacher, small_config, caplog) -> None:
     config = small_config.model_copy(update={"num_questions": 90})
-    result = run(stand, teacher, config)
+    result = stand.synthesize(teacher, config)
     assert 12 < result.counts["num_rows"] < 90
     assert f"{result.counts['num_rows']} of 90 rows wanted were kept" in caplog.text
 
@@ -248,7 +262,7 @@ def test_candidates_are_bounded_by_the_configuration(stand, scripted, small_conf
     teacher = scripted(lambda _: " This is a statement.")
     config = small_config.model_copy(update={"max_candidates_per_question": 2})
     with pytest.raises(YieldError):
-        run(stand, teacher, config)
+        stand.synthesize(teacher, config)
     assert 12 < len(teacher.asked) <= 24
 
 
@@ -262,7 +276,7 @@ def test_a_question_that_retrieval_does_not_answer_with_its_passage_is_dropped(
             [hits] = stand.searcher.search(["badger"], limit=limit, config=config)
             return [hits for _ in queries]
 
-    config = small_config.model_copy(update={"round_trip_top_k": 1})
+    config = small_config.model_copy(update={"gates": GateConfig(round_trip_top_k=1)})
     with pytest.raises(YieldError, match="not_in_top_1"):
         synthesize(
             stand.ws,
@@ -280,7 +294,7 @@ def test_near_duplicate_questions_are_kept_once(stand, teacher, scripted, small_
         text = teacher.script(prompt)
         return " What happens at dusk near the river?" if "What happens" in text else text
 
-    result = run(stand, scripted(same), small_config)
+    result = stand.synthesize(scripted(same), small_config)
     questions = [row.question for row in all_rows(stand.ws, result)]
     assert questions.count("What happens at dusk near the river?") <= 1
 
@@ -306,7 +320,7 @@ def test_too_small_a_corpus_is_refused_before_the_teacher_is_asked(
 ) -> None:
     small = publish_corpus(corpus_of(["One text about cats.", "Two of dogs.", "Three of owls."]))
     with pytest.raises(InputError, match="3 different passages, but a row needs 4"):
-        run(small, teacher, small_config)
+        small.synthesize(teacher, small_config)
     assert teacher.asked == []
 
 
@@ -338,7 +352,7 @@ def animal_pairs(corpus, count: int = 12) -> list[dict[str, str]]:
 def test_the_users_pairs_become_rows_word_for_word(stand, teacher, small_config, tmp_path) -> None:
     pairs = animal_pairs(stand.corpus)
     config = small_config.model_copy(update={"qa_path": write_pairs(tmp_path, *pairs)})
-    result = run(stand, teacher, config)
+    result = stand.synthesize(teacher, config)
     rows = all_rows(stand.ws, result)
     assert {row.question for row in rows} == {pair["question"] for pair in pairs}
     answers = {pair["question"]: pair["answer"] for pair in pairs}
@@ -360,11 +374,45 @@ def test_without_document_id_the_passage_is_found_by_retrieval(
         for pair in animal_pairs(stand.corpus)
     ]
     config = small_config.model_copy(update={"qa_path": write_pairs(tmp_path, *pairs)})
-    rows = all_rows(stand.ws, run(stand, teacher, config))
+    rows = all_rows(stand.ws, stand.synthesize(teacher, config))
     assert len(rows) == 12
     for row in rows:
         number = int(row.oracle_chunk_id[-2:])
         assert row.question == pairs[number]["question"]
+
+
+def test_rows_of_pairs_that_still_hold_are_taken_over(
+    stand, teacher, scripted, small_config, tmp_path
+) -> None:
+    pairs = animal_pairs(stand.corpus)
+    config = small_config.model_copy(update={"qa_path": write_pairs(tmp_path, *pairs)})
+    before = {row.row_id: row for row in all_rows(stand.ws, stand.synthesize(teacher, config))}
+    pairs.append(animal_pairs(stand.corpus, 13)[12])
+    config = config.model_copy(
+        update={"qa_path": write_pairs(tmp_path, *pairs), "num_questions": 13}
+    )
+    later = scripted(teacher.script)
+    result = stand.synthesize(later, config)
+    after = {row.row_id: row for row in all_rows(stand.ws, result)}
+    assert result.counts["num_carried_over"] == 12
+    assert {row_id: after[row_id] for row_id in before} == before
+    assert len(later.asked) == 1
+
+
+def test_an_answer_that_the_user_corrects_is_explained_anew(
+    stand, teacher, scripted, small_config, tmp_path
+) -> None:
+    pairs = animal_pairs(stand.corpus)
+    config = small_config.model_copy(update={"qa_path": write_pairs(tmp_path, *pairs)})
+    rows = all_rows(stand.ws, stand.synthesize(teacher, config))
+    corrected = next(row for row in rows if row.target == "answer")
+    pair = next(pair for pair in pairs if pair["question"] == corrected.question)
+    pair["answer"] = pair["answer"].replace("it quietly", "quietly")
+    config = small_config.model_copy(update={"qa_path": write_pairs(tmp_path, *pairs)})
+    later = scripted(teacher.script)
+    again = {row.question: row for row in all_rows(stand.ws, stand.synthesize(later, config))}
+    assert again[corrected.question].final_answer == pair["answer"]
+    assert len(later.asked) == 1
 
 
 def test_pairs_that_cannot_be_used_are_counted_with_their_lines(
@@ -375,7 +423,7 @@ def test_pairs_that_cannot_be_used_are_counted_with_their_lines(
     pairs[1]["answer"] = "it sings loudly"
     pairs[2]["answer"] = ""
     config = small_config.model_copy(update={"qa_path": write_pairs(tmp_path, *pairs)})
-    result = run(stand, teacher, config)
+    result = stand.synthesize(teacher, config)
     assert result.dropped == {
         "pair.no_answer": 1,
         "pair.unknown_document": 1,
@@ -394,7 +442,7 @@ def test_pairs_that_cannot_be_used_are_counted_with_their_lines(
 def test_a_weak_teacher_loses_no_pair_of_the_users(stand, scripted, small_config, tmp_path) -> None:
     path = write_pairs(tmp_path, *animal_pairs(stand.corpus))
     config = small_config.model_copy(update={"qa_path": path})
-    result = run(stand, scripted(lambda _: " The document says that unicorns fly."), config)
+    result = stand.synthesize(scripted(lambda _: " The document says that unicorns fly."), config)
     rows = all_rows(stand.ws, result)
     assert len(rows) == 12
     assert {step.text for row in rows for step in row.reasoning} == {""}
@@ -406,7 +454,7 @@ def test_more_pairs_than_wanted_are_drawn_by_seed_and_counted(
 ) -> None:
     path = write_pairs(tmp_path, *animal_pairs(stand.corpus, 24))
     config = small_config.model_copy(update={"qa_path": path})
-    result = run(stand, teacher, config)
+    result = stand.synthesize(teacher, config)
     assert result.counts["num_rows"] == 12
     assert result.dropped == {"wanted.more_than_num_questions": 12}
 
@@ -414,15 +462,15 @@ def test_more_pairs_than_wanted_are_drawn_by_seed_and_counted(
 def test_the_users_file_counts_by_its_content(stand, teacher, small_config, tmp_path) -> None:
     pairs = animal_pairs(stand.corpus)
     (tmp_path / "moved").mkdir()
-    first = run(
-        stand, teacher, small_config.model_copy(update={"qa_path": write_pairs(tmp_path, *pairs)})
+    first = stand.synthesize(
+        teacher, small_config.model_copy(update={"qa_path": write_pairs(tmp_path, *pairs)})
     )
     moved = small_config.model_copy(update={"qa_path": write_pairs(tmp_path / "moved", *pairs)})
-    assert run(stand, teacher, moved).reused
+    assert stand.synthesize(teacher, moved).reused
     changed = small_config.model_copy(
         update={"qa_path": write_pairs(tmp_path, *pairs[:11], {**pairs[11], "question": "Why?"})}
     )
-    assert run(stand, teacher, changed).ref != first.ref
+    assert stand.synthesize(teacher, changed).ref != first.ref
 
 
 def test_a_chat_teacher_writes_the_whole_target(stand, scripted, small_config) -> None:
@@ -430,7 +478,7 @@ def test_a_chat_teacher_writes_the_whole_target(stand, scripted, small_config) -
         system, user = (message["content"] for message in prompt.chat_messages())
         animal = user.split("If the ")[1].split()[0]
         sentence = user.split("\n")[1]
-        if system.startswith("Write 2 different questions"):
+        if "questions" in system and "<quote" not in system:
             return f"1. What happens if the {animal} gets hungry at dusk?\n2. Nonsense"
         food = sentence.split("collects ")[1].split()[0]
         return (
@@ -441,10 +489,12 @@ def test_a_chat_teacher_writes_the_whole_target(stand, scripted, small_config) -
     config = SynthesizeConfig(
         **{**small_config.model_dump(), "teacher": {"kind": "endpoint", "model": "big"}}
     )
-    result = run(stand, scripted(script), config)
+    result = stand.synthesize(scripted(script), config)
     rows = all_rows(stand.ws, result)
     assert len(rows) == 12
-    assert {row.provenance.prompt_version for row in rows} == {"chat-1/format-1"}
+    [version] = {row.provenance.prompt_version for row in rows}
+    assert version.startswith("chat-")
+    assert version.endswith("/format-1")
     assert all(len(row.quotes) == row.oracle_present for row in rows)
 
 
@@ -453,7 +503,7 @@ def test_an_endpoint_that_is_not_set_is_refused(stand, small_config) -> None:
         **{**small_config.model_dump(), "teacher": {"kind": "endpoint", "model": "big"}}
     )
     with pytest.raises(ConfigError, match="none is set"):
-        run(stand, None, config)
+        stand.synthesize(None, config)
 
 
 def test_importing_the_stage_loads_no_model_library() -> None:

@@ -104,3 +104,19 @@ def test_any_bytes_give_pairs_or_an_input_error(
     path.write_bytes(data)
     with pytest.raises(InputError):
         read_user_pairs(path)
+
+
+def test_a_question_may_have_several_documents_and_answers_but_no_pair_comes_twice(
+    tmp_path: Path,
+) -> None:
+    path = write(
+        tmp_path,
+        {**GOOD, "document_id": "fox"},
+        {**GOOD, "document_id": "badger"},
+        {**GOOD, "document_id": "fox", "answer": "In summer, by day"},
+        {**GOOD, "document_id": "fox", "answer": "by  DAY"},
+    )
+    read = read_user_pairs(path)
+    assert [pair.document_id for pair in read.pairs] == ["fox", "badger", "fox"]
+    [again] = read.bad_lines
+    assert (again.line, again.reason) == (4, "asked_before")

@@ -84,7 +84,11 @@ def make_row(number: int, things: Sequence[int], split: Split, **changes: Any) -
     text = passage_text(things)
     values: dict[str, Any] = {
         "row_id": f"row-{number:02}",
+        "row_key": f"key-{number:02}",
         "split": split,
+        "task": "answer",
+        "kind": "factual",
+        "style": "plain",
         "question": " ".join(map(thing_in_questions, things)),
         "context": (
             Passage(
@@ -96,8 +100,9 @@ def make_row(number: int, things: Sequence[int], split: Split, **changes: Any) -
                 origin="oracle",
             ),
         ),
-        "oracle_chunk_id": chunk_id(number),
-        "oracle_document_id": f"doc-{number:02}",
+        "oracle_chunk_ids": (chunk_id(number),),
+        "oracle_document_ids": (f"doc-{number:02}",),
+        "source_document_id": f"doc-{number:02}",
         "oracle_present": True,
         "target": "answer",
         "reasoning": (),

@@ -97,11 +97,15 @@ def test_rows_become_pairs_once_and_what_does_not_is_counted(
     refusal = rows[1].model_copy(
         update={"oracle_present": False, "target": "refuse", "context": (), "row_id": "refusal"}
     )
-    unknown = rows[2].model_copy(update={"oracle_chunk_id": "gone"})
+    unknown = rows[2].model_copy(update={"oracle_chunk_ids": ("gone",)})
     repeated = rows[0].model_copy(update={"question": rows[0].question.upper() + "  "})
+    both = rows[3].model_copy(update={"oracle_chunk_ids": (rows[0].oracle_chunk_id,) * 2})
+    unanswerable = rows[4].model_copy(update={"oracle_chunk_ids": ()})
+    relevance = rows[0].model_copy(update={"task": "relevance"})
     ids = [rows[0].oracle_chunk_id, rows[1].oracle_chunk_id]
     pairs, dropped = make_pairs(
-        [rows[0], repeated, refusal, unknown], Passages(ids, ["a", "b"], ["zero", "one"])
+        [rows[0], repeated, refusal, unknown, both, unanswerable, relevance],
+        Passages(ids, ["a", "b"], ["zero", "one"]),
     )
     assert [(pair.row_id, pair.chunk_id) for pair in pairs] == [
         ("row-00", ids[0]),
@@ -109,4 +113,10 @@ def test_rows_become_pairs_once_and_what_does_not_is_counted(
     ]
     # A row that teaches to refuse has a question and a passage, but no answer to look for.
     assert [pair.answer for pair in pairs] == ["answer0", ""]
-    assert dropped == {"repeated_question": 1, "oracle_not_in_corpus": 1}
+    assert dropped == {
+        "repeated_question": 1,
+        "oracle_not_in_corpus": 1,
+        "several_oracles": 1,
+        "unanswerable": 1,
+        "other_task": 1,
+    }

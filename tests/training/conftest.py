@@ -52,11 +52,16 @@ def make_row(number: int, split: Split = "train", padding: str = "") -> RaftRow:
     )
     return RaftRow(
         row_id=f"row-{number}",
+        row_key=f"row-{number}",
         split=split,
+        task="answer",
+        kind="factual",
+        style="plain",
         question=f"What is city {number} known for?",
         context=(distractor, oracle),
-        oracle_chunk_id=oracle.chunk_id,
-        oracle_document_id=oracle.document_id,
+        oracle_chunk_ids=(oracle.chunk_id,),
+        oracle_document_ids=(oracle.document_id,),
+        source_document_id=oracle.document_id,
         oracle_present=True,
         target="answer",
         reasoning=(ReasoningStep(text="The second document says:", quote=quote),),

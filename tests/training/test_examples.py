@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from pipeline_lib.errors import InputError, TrainingError
-from pipeline_lib.raft.rendering import render_target
+from pipeline_lib.raft.rendering import SYSTEM_PROMPTS, render_row_prompt, render_target
+from pipeline_lib.raft.rows import RaftRow
 from pipeline_lib.training.examples import encode_row, encode_rows
 
 from .conftest import make_row
@@ -32,12 +33,10 @@ def test_the_learned_tokens_are_the_target_and_the_end_of_the_turn(tokenizer: An
 
 def test_the_prompt_ends_where_generation_begins(tokenizer: Any) -> None:
     """So that what is trained is what is served."""
-    from pipeline_lib.raft.rendering import render_prompt
-
     row = make_row(0)
     example = encode_row(row, tokenizer)
     served = tokenizer.apply_chat_template(
-        render_prompt(row.question, row.context), add_generation_prompt=True, return_dict=False
+        render_row_prompt(row), add_generation_prompt=True, return_dict=False
     )
     assert list(example.input_ids[: example.num_prompt_tokens]) == list(served)
 
@@ -49,6 +48,24 @@ def test_the_question_and_the_documents_are_in_the_prompt(tokenizer: Any) -> Non
     prompt = tokenizer.decode(example.input_ids[: example.num_prompt_tokens])
     assert row.question in prompt
     assert all(passage.text in prompt for passage in row.context)
+
+
+def test_each_task_is_learned_under_its_own_prompt(tokenizer: Any) -> None:
+    base = make_row(0)
+    relevance = RaftRow.model_validate(
+        dict(base) | {"task": "relevance", "base_row_id": base.row_id, "reasoning": ()}
+    )
+    example = encode_row(relevance, tokenizer)
+    prompt, learned = (
+        tokenizer.decode(ids)
+        for ids in (
+            example.input_ids[: example.num_prompt_tokens],
+            example.input_ids[example.num_prompt_tokens : -1],
+        )
+    )
+    assert learned == "<answer>2</answer>"
+    assert SYSTEM_PROMPTS["relevance"] in prompt
+    assert SYSTEM_PROMPTS["answer"] not in prompt
 
 
 def test_rows_that_do_not_fit_are_dropped_and_counted_not_cut(tokenizer: Any) -> None:

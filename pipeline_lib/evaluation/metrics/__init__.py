@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-EVALUATION_VERSION = 1
+EVALUATION_VERSION = 2
 """Raised whenever the same answers may get another score, or the report another content."""
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-import string
 import unicodedata
-from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 from math import exp
@@ -13,11 +11,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline_lib.raft.matching import exact_match, normalize_answer, token_f1
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_ARTICLES = re.compile(r"\b(a|an|the)\b")
-_PUNCTUATION = str.maketrans("", "", string.punctuation)
+__all__ = [
+    "BLEU_MAX_ORDER",
+    "UnicodeTokenizer",
+    "bleu_from_sums",
+    "bleu_signature",
+    "bleu_statistics",
+    "corpus_bleu",
+    "exact_match",
+    "normalize_answer",
+    "perplexity",
+    "rouge_l",
+    "token_f1",
+]
+
 _WORD_CATEGORIES = frozenset("LMN")
 _UNSPACED_SCRIPTS = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]"
@@ -25,33 +37,6 @@ _UNSPACED_SCRIPTS = re.compile(
 """Thai, Lao, Burmese, Khmer, kana and Han: written without spaces, so a character is a token."""
 
 BLEU_MAX_ORDER = 4
-
-
-def normalize_answer(text: str) -> str:
-    """Lower-case, without ASCII punctuation, English articles and extra spaces.
-
-    The order of steps is that of the official SQuAD 1.1 evaluation script.
-    """
-    without_punctuation = text.lower().translate(_PUNCTUATION)
-    return " ".join(_ARTICLES.sub(" ", without_punctuation).split())
-
-
-def exact_match(prediction: str, reference: str) -> float:
-    """1.0 when both are equal after `normalize_answer`, else 0.0."""
-    return float(normalize_answer(prediction) == normalize_answer(reference))
-
-
-def token_f1(prediction: str, reference: str) -> float:
-    """Harmonic mean of precision and recall of the words, counted as bags (SQuAD 1.1).
-
-    Two empty answers agree (1.0), as in the SQuAD 2.0 script.
-    """
-    predicted = normalize_answer(prediction).split()
-    expected = normalize_answer(reference).split()
-    if not predicted or not expected:
-        return float(predicted == expected)
-    num_shared = sum((Counter(predicted) & Counter(expected)).values())
-    return 2 * num_shared / (len(predicted) + len(expected))
 
 
 class UnicodeTokenizer:

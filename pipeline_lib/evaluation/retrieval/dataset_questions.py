@@ -1,22 +1,22 @@
-"""A dataset's own questions as queries: each was written about one chunk, and quotes it."""
+"""A dataset's own questions as queries: each was written about chunks that it quotes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from pipeline_lib.corpus.schema import CHUNKS_FILE, read_rows
 from pipeline_lib.errors import InputError
 from pipeline_lib.evaluation.retrieval.judgements import Judgements, Span
-from pipeline_lib.raft.rows import SPLITS, RaftRow, split_file
-from pipeline_lib.raft.rows import read_rows as read_dataset_rows
+from pipeline_lib.raft.rows import SPLITS, RaftRow, read_questions, split_file
 
 
 def dataset_judgements(dataset: Path, corpus: Path, split: str) -> Judgements:
-    """The questions of a split, judged by oracle chunk, and by the spans they quote.
+    """The questions of a split, judged by oracle chunks, and by the spans they quote.
 
-    Spans allow for other ways to cut the documents. A question that quotes nothing of its oracle
-    chunk is judged by the whole chunk.
+    Spans allow for other ways to cut the documents. A question that quotes nothing of an oracle
+    chunk is judged by the whole chunk. Questions that the corpus does not answer are left out.
 
     Args:
         dataset: folder of the dataset artifact.
@@ -32,37 +32,40 @@ def dataset_judgements(dataset: Path, corpus: Path, split: str) -> Judgements:
             f"The dataset's {split} split has no questions",
             hint="Give another split, or 'all'.",
         )
-    wanted = {row.oracle_chunk_id for row in rows}
+    wanted = {chunk_id for row in rows for chunk_id in row.oracle_chunk_ids}
     columns = ["chunk_id", "document_id", "start", "end"]
     chunks = {
         chunk["chunk_id"]: chunk
         for chunk in read_rows(corpus / CHUNKS_FILE, columns)
         if chunk["chunk_id"] in wanted
     }
-    spans = {}
-    for row in rows:
-        chunk = chunks.get(row.oracle_chunk_id)
-        if chunk is not None:
-            quoted = [
-                Span(
-                    row.oracle_document_id, chunk["start"] + q.start, chunk["start"] + q.end, q.text
-                )
-                for q in row.quotes
-                if q.chunk_id == row.oracle_chunk_id
-            ]
-            whole = Span(row.oracle_document_id, chunk["start"], chunk["end"])
-            spans[row.row_id] = tuple(quoted or [whole])
     return Judgements(
         queries={row.row_id: row.question for row in rows},
-        chunks={row.row_id: {row.oracle_chunk_id: 1} for row in rows},
-        documents={row.row_id: {row.oracle_document_id: 1} for row in rows},
-        spans=spans,
+        chunks={row.row_id: dict.fromkeys(row.oracle_chunk_ids, 1) for row in rows},
+        documents={row.row_id: dict.fromkeys(row.oracle_document_ids, 1) for row in rows},
+        spans={row.row_id: spans for row in rows if (spans := _spans(row, chunks))},
     )
+
+
+def _spans(row: RaftRow, chunks: Mapping[str, Mapping[str, Any]]) -> tuple[Span, ...]:
+    """What a row quotes of its oracles, in their documents' offsets; none unless all are there."""
+    if not all(chunk_id in chunks for chunk_id in row.oracle_chunk_ids):
+        return ()
+    spans = []
+    for chunk_id, document_id in zip(row.oracle_chunk_ids, row.oracle_document_ids, strict=True):
+        start, end = chunks[chunk_id]["start"], chunks[chunk_id]["end"]
+        quoted = [
+            Span(document_id, start + quote.start, start + quote.end, quote.text)
+            for quote in row.quotes
+            if quote.chunk_id == chunk_id
+        ]
+        spans += quoted or [Span(document_id, start, end)]
+    return tuple(spans)
 
 
 def _rows(dataset: Path, split: str) -> Iterator[RaftRow]:
     for each in SPLITS:
         if split in (each, "all"):
             yield from sorted(
-                read_dataset_rows(dataset / split_file(each)), key=lambda row: row.row_id
+                read_questions(dataset / split_file(each)), key=lambda row: row.row_id
             )

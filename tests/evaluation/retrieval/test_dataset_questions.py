@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -37,11 +37,16 @@ def _row(row_id: str, split: str, quote: str | None) -> RaftRow:
     )
     return RaftRow(
         row_id=row_id,
+        row_key=row_id,
         split=split,  # type: ignore[arg-type]
+        task="answer",
+        kind="factual",
+        style="plain",
         question=f"{row_id}?",
         context=(passage,),
-        oracle_chunk_id="c1",
-        oracle_document_id="d1",
+        oracle_chunk_ids=("c1",),
+        oracle_document_ids=("d1",),
+        source_document_id="d1",
         oracle_present=True,
         target="answer",
         reasoning=(ReasoningStep(text="Because:", quote=quoted),),
@@ -90,3 +95,31 @@ def test_all_splits_together_and_an_empty_split(folders: tuple[Path, Path]) -> N
     assert set(dataset_judgements(*folders, "all").queries) == {"r1", "r2", "r3"}
     with pytest.raises(InputError, match="validation split has no questions"):
         dataset_judgements(*folders, "validation")
+
+
+def test_several_oracles_are_all_relevant_and_need_their_spans_together(tmp_path: Path) -> None:
+    row = _row("r1", "test", "A fox is red.")
+    second = row.context[0].model_copy(update={"chunk_id": "c2", "document_id": "d2"})
+    both = RaftRow.model_validate(
+        dict(row)
+        | {
+            "context": (row.context[0], second),
+            "oracle_chunk_ids": ("c1", "c2"),
+            "oracle_document_ids": ("d1", "d2"),
+        }
+    )
+    write_rows(tmp_path / split_file("test"), [both])
+    chunk = Chunk(
+        chunk_id="c1", document_id="d1", ordinal=0, start=100, end=131, text=TEXT, num_tokens=9
+    )
+    other = replace(chunk, chunk_id="c2", document_id="d2", start=0, end=31)
+    for chunks, spans in (
+        ([chunk, other], {"r1": (Span("d1", 100, 113, "A fox is red."), Span("d2", 0, 31))}),
+        ([chunk], {}),
+    ):
+        table = pa.Table.from_pylist([asdict(each) for each in chunks], CHUNK_SCHEMA)
+        pq.write_table(table, tmp_path / CHUNKS_FILE)
+        judgements = dataset_judgements(tmp_path, tmp_path, "test")
+        assert judgements.chunks == {"r1": {"c1": 1, "c2": 1}}
+        assert judgements.documents == {"r1": {"d1": 1, "d2": 1}}
+        assert judgements.spans == spans

@@ -1,0 +1,1 @@
+"""Synthesis: the endpoint, completions, gates, contexts, quotes, and whole datasets."""

@@ -1,0 +1,1 @@
+"""What is said to a chat teacher: templates in files, and the library that renders them."""
