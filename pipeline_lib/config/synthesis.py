@@ -78,7 +78,7 @@ class SynthesizeConfig(FrozenConfig):
         "styles of questions; their content counts, not their place.",
     )
     num_questions: int = Field(
-        96,
+        80,
         ge=3,
         title="Questions wanted",
         description="Synthesis stops when this many rows are kept or candidates run out.",
