@@ -280,11 +280,14 @@ def _check_yield(made: Made, job: Job) -> None:
     config, files = job.config, made.files
     empty = [split for split in SPLITS if not files.by_split[split]]
     if files.num_rows >= config.min_rows and not empty:
-        if files.num_rows < config.num_questions and not made.notice:
+        wanted = config.num_questions
+        if job.pairs is not None:
+            wanted = min(wanted, len(job.pairs.pairs))
+        if files.num_rows < wanted and not made.notice:
             logger.warning(
                 "%d of %d rows wanted were kept; the funnel says why:\n%s",
                 files.num_rows,
-                config.num_questions,
+                wanted,
                 made.funnel,
             )
         return
