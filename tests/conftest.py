@@ -21,6 +21,7 @@ from pipeline_lib.models import fetch_bundled
 from pipeline_lib.progress import NullProgress
 from pipeline_lib.settings import Settings, load_settings
 from pipeline_lib.stage import Workspace
+from tests.processes import end_process
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -192,16 +193,6 @@ def start_component(component: Component, log: Path) -> subprocess.Popen[bytes]:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-
-
-def end_process(process: subprocess.Popen[bytes]) -> None:
-    """End a process and wait; kill it when it does not listen."""
-    process.terminate()
-    try:
-        process.wait(timeout=20)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
 
 
 @pytest.fixture(scope="session")

@@ -12,9 +12,9 @@ from pipeline_lib.config import BUNDLED_LANGUAGE_MODEL, AnswerConfig, FrozenConf
 from pipeline_lib.errors import ArtifactNotFoundError, ConfigError
 from pipeline_lib.generation.base import Completion
 from pipeline_lib.raft.rendering import render_target
-from pipeline_lib.raft.rows import Passage, Provenance, Quote, RaftRow, ReasoningStep
 from pipeline_lib.retrieval.search import Hit
 from pipeline_lib.stage import Workspace, run_stage
+from tests.raft.made_rows import bare_passage, bare_row
 
 TEXTS = {"fox": "The fox sleeps by day. It hunts by night.", "dog": "The dog barks by day."}
 QUESTION = AnswerConfig(question="When does the fox sleep?", name="demo", context_size=2)
@@ -22,50 +22,15 @@ QUESTION = AnswerConfig(question="When does the fox sleep?", name="demo", contex
 
 def target(quoted: str) -> str:
     """What a model writes that quotes `quoted` from the first passage."""
-    text = TEXTS["fox"]
-    row = RaftRow(
-        row_id="r",
-        row_key="r",
+    row = bare_row(
+        QUESTION.question,
         split="test",
-        task="answer",
-        kind="factual",
-        style="plain",
-        question=QUESTION.question,
-        context=tuple(
-            Passage(
-                chunk_id=name,
-                document_id=name,
-                title=name,
-                text=TEXTS[name],
-                role="oracle" if name == "fox" else "distractor",
-                origin="oracle" if name == "fox" else "random",
-            )
-            for name in TEXTS
-        ),
-        oracle_chunk_ids=("fox",),
-        oracle_document_ids=("fox",),
-        source_document_id="fox",
-        oracle_present=True,
-        target="answer",
-        reasoning=(
-            ReasoningStep(
-                text="It says so.",
-                quote=Quote(
-                    chunk_id="fox",
-                    start=text.index(quoted),
-                    end=text.index(quoted) + len(quoted),
-                    text=quoted,
-                ),
-            ),
-        ),
+        chunk_id="fox",
+        title="fox",
+        text=TEXTS["fox"],
+        quoted=quoted,
+        after=[bare_passage("dog", TEXTS["dog"], title="dog")],
         final_answer="By day",
-        provenance=Provenance(
-            question_source="user",
-            answer_source="user",
-            teacher_model="none",
-            prompt_version="1",
-            seed=1,
-        ),
     )
     return render_target(row)
 

@@ -34,18 +34,37 @@ def test_no_module_of_the_library_imports_prefect() -> None:
     assert not loaded & {"prefect", "tasks", "flows", "deployments"}
 
 
-@pytest.mark.parametrize(
-    "module", [f"flows.{module.name}" for module in pkgutil.iter_modules(flows.__path__)]
-)
-def test_importing_a_flow_does_not_import_torch(module: str) -> None:
-    loaded = loaded_after(f"import {module}")
+def test_importing_the_flows_does_not_import_torch() -> None:
+    names = [module.name for module in pkgutil.iter_modules(flows.__path__)]
+    loaded = loaded_after("\n".join(f"import flows.{name}" for name in names))
     assert not loaded & {"torch", "transformers", "deepspeed", "sentence_transformers", "datasets"}
 
 
-def test_stages_import_without_torch() -> None:
-    stages = ("corpus", "retrieval", "raft", "training", "evaluation")
-    loaded = loaded_after("\n".join(f"import pipeline_lib.{stage}.stage" for stage in stages))
-    assert not loaded & {"torch", "transformers", "qdrant_client"}
+MODELS = "torch transformers sentence_transformers qdrant_client"
+PARSERS = "trafilatura pypdfium2 docx pptx openpyxl markdown_it lxml py3langid"
+METRICS = "evaluate datasets sacrebleu rouge_score"
+UNWANTED = {
+    "corpus.filters": "py3langid",
+    "corpus.stage": f"{MODELS} {PARSERS} prefect tokenizers boto3 rensa",
+    "retrieval.stage": f"{MODELS} prefect",
+    "retrieval.search": f"{MODELS} prefect",
+    "raft.stage": f"{MODELS} peft prefect",
+    "training.stage": MODELS,
+    "evaluation.stage": f"{MODELS} {METRICS} jinja2 prefect",
+    "evaluation.promotion": f"{MODELS} {METRICS} jinja2 prefect",
+    "answering": f"{MODELS} {METRICS} jinja2 prefect",
+}
+
+
+@pytest.mark.parametrize("module", UNWANTED)
+def test_what_is_heavy_is_loaded_where_it_is_used(module: str) -> None:
+    loaded = loaded_after(f"import pipeline_lib.{module}")
+    assert not loaded & set(UNWANTED[module].split())
+
+
+def test_starting_the_command_imports_neither_torch_nor_prefect() -> None:
+    loaded = loaded_after("import deployments.cli.main")
+    assert not loaded & {"torch", "transformers", "prefect", "boto3", "pydantic", "numpy"}
 
 
 def test_importing_the_library_keeps_openmp_from_spinning() -> None:

@@ -132,6 +132,8 @@ def _print_systems(console: Console, summary: RetrievalSummary) -> None:
         soft_wrap=True,
         markup=False,
     )
+    if summary.caveat:
+        console.print(summary.caveat, style="yellow", soft_wrap=True, markup=False)
     table = Table("metric", box=None, padding=(0, 2))
     for system in summary.systems:
         table.add_column(f"{system.name}\n[dim]{system.description}[/dim]")

@@ -135,7 +135,7 @@ def process_shard(
         payloads = _payloads(shard, prepare)
         with TableWriter(file, PROCESSED_SCHEMA) as writer:
             for item, outcome in pool.map(payloads):
-                writer.write_table(_row(item, outcome))
+                writer.write(_row(item, outcome))
                 on_input()
         partial.put_file(shard.object_key, file)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from pipeline_lib.corpus.schema import Chunk
+from pipeline_lib.raft.quotes import QuotablePassage
 from pipeline_lib.raft.rows import Quote, ReasoningStep, Split
 from pipeline_lib.retrieval.search import Hit
 
@@ -113,6 +114,6 @@ class Writer(Protocol):
         """
 
 
-def quote_of(chunk: Chunk, start: int, end: int) -> Quote:
-    """The quote of a chunk's span."""
-    return Quote(chunk_id=chunk.chunk_id, start=start, end=end, text=chunk.text[start:end])
+def quote_of(passage: QuotablePassage, start: int, end: int) -> Quote:
+    """The quote of a passage's span."""
+    return Quote(chunk_id=passage.chunk_id, start=start, end=end, text=passage.text[start:end])

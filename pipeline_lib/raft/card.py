@@ -17,7 +17,7 @@ from pipeline_lib.raft.funnel import FUNNEL_FILE
 from pipeline_lib.raft.quotes import fold
 from pipeline_lib.raft.rendering import render_target
 from pipeline_lib.raft.rows import SPLITS, RaftRow, split_file
-from pipeline_lib.raft.statistics import BySplit, DatasetStatistics, collect_statistics
+from pipeline_lib.raft.statistics import BySplit, DatasetStatistics
 
 CARD_FILE = "README.md"
 
@@ -47,14 +47,14 @@ class CardFacts:
     """RAFT rows taken over from the dataset before."""
 
 
-def write_card(dataset: Path, facts: CardFacts) -> None:
-    """Write the card of the dataset in a folder, from its files and `facts`.
+def write_card(dataset: Path, facts: CardFacts, statistics: DatasetStatistics) -> None:
+    """Write the card of the dataset in a folder.
 
     Args:
-        dataset: has the rows and `funnel.json`.
-        facts: the rest.
+        dataset: has `funnel.json`.
+        facts: what its files do not say.
+        statistics: of its rows.
     """
-    statistics = collect_statistics(dataset)
     funnel = json.loads((dataset / FUNNEL_FILE).read_text(encoding="utf-8"))
     sections = [
         _front_matter(dataset, facts, statistics),

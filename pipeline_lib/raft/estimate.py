@@ -139,15 +139,7 @@ def estimate(
 ) -> SynthesisEstimate:
     """Tell what `synthesize` would take with the same arguments; leaves nothing but completions.
 
-    Args:
-        ws: live services.
-        name: the pipeline's name.
-        config: what to make.
-        corpus: the corpus artifact.
-        index: the index of that corpus.
-        sample_topics: how many topics (or pairs of the user's) are tried; more tell more exactly.
-        teacher: as for `synthesize`.
-        searcher: as for `synthesize`.
+    Tries `sample_topics` topics (or pairs of the user's); more tell more exactly.
 
     Raises:
         ConfigError: as `synthesize`; or the budget does not even reach for the sample.

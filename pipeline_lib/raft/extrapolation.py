@@ -8,13 +8,14 @@ the sample can be trusted, not what a server under load will do.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
+
+from pipeline_lib.raft.rounds import affordable_topics, first_round_topics, topics_needed
 
 Floats = NDArray[np.float64]
 
@@ -36,28 +37,49 @@ class Quantity(BaseModel):
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How a run decides how many topics to ask about."""
+    """How a run decides how many topics to ask about: in the rounds of `raft.rounds`."""
 
-    num_rows_wanted: int
+    rows_wanted: tuple[int, ...]
+    """By split."""
     topics_per_row: float
-    """Topics asked about in a round for each row that is missing."""
+    """What the writer expects."""
     max_topics: int
     """Where topics or candidates run out."""
-    max_round_topics: int
+    budget_per_topic: float = 0.0
+    """Share of the budget that a topic takes; 0 without a budget."""
+
+    @property
+    def num_rows_wanted(self) -> int:
+        """In all splits."""
+        return sum(self.rows_wanted)
 
     def num_topics(self, rows_per_topic: float) -> int:
         """Topics that a run asks about if so many rows come of one.
 
-        Example: 10 rows wanted, 2 topics a row, 0.25 rows of a topic: rounds of 20, 10, 5, 3 and 1
-        give 39 topics.
+        Example: 10 rows wanted, 2 topics a row, 0.25 rows of a topic: rounds of 20, 14 and 5 give
+        39 topics.
         """
-        missing, num_topics = float(self.num_rows_wanted), 0
-        while missing >= 0.5 and num_topics < self.max_topics:
-            wanted = math.ceil(missing * self.topics_per_row)
-            asked = min(wanted, self.max_round_topics, self.max_topics - num_topics)
-            num_topics += asked
-            missing -= asked * rows_per_topic
+        num_topics = 0
+        for wanted in self.rows_wanted:
+            num_topics += self._of_split(wanted, rows_per_topic, self.max_topics - num_topics)
         return num_topics
+
+    def _of_split(self, wanted: int, rows_per_topic: float, available: int) -> int:
+        made, asked = 0.0, 0
+        limit = first_round_topics(is_limited=self.budget_per_topic > 0)
+        while wanted - made >= 0.5 and asked < available:
+            needed = topics_needed(wanted - made, made, asked, self.topics_per_row)
+            asked += min(needed, limit, available - asked)
+            made = asked * rows_per_topic
+            limit = self._next_limit(asked, wanted / self.num_rows_wanted)
+        return asked
+
+    def _next_limit(self, asked: int, budget_share: float) -> int:
+        """Of a round; what a budget does not reach for is estimated as if there were none."""
+        left = budget_share - asked * self.budget_per_topic
+        if not self.budget_per_topic or left <= 0:
+            return first_round_topics(is_limited=False)
+        return affordable_topics(left, self.budget_per_topic)
 
 
 @dataclass(frozen=True)

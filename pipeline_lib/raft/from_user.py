@@ -43,6 +43,11 @@ class LocatedPair:
         """The document that supports it."""
         return self.support.chunks[0].document_id
 
+    @property
+    def row_id(self) -> str:
+        """The name of its row."""
+        return make_row_id(self.pair.question, [chunk.chunk_id for chunk in self.support.chunks])
+
     def candidate(self, split: Split) -> Candidate:
         """The pair as a candidate whose answer is known."""
         return Candidate(
@@ -128,16 +133,16 @@ class UserRows:
 
     def run(self, located: Sequence[LocatedPair], split_of: Mapping[str, Split]) -> None:
         """Make or take over the rows of all pairs; they go to `Synthesis.rows`."""
-        candidates = [item.candidate(split_of[item.document_id]) for item in located]
-        for start in range(0, len(candidates), _ANSWER_BATCH):
-            self._batch(candidates[start : start + _ANSWER_BATCH])
+        for start in range(0, len(located), _ANSWER_BATCH):
+            self._batch(located[start : start + _ANSWER_BATCH], split_of)
 
-    def _batch(self, candidates: Sequence[Candidate]) -> None:
+    def _batch(self, located: Sequence[LocatedPair], split_of: Mapping[str, Split]) -> None:
         parts = self._parts
         rows: dict[str, RaftRow] = {}
-        order = [_row_id(candidate) for candidate in candidates]
+        order = [item.row_id for item in located]
         new = []
-        for candidate, row_id in zip(candidates, order, strict=True):
+        for item, row_id in zip(located, order, strict=True):
+            candidate = item.candidate(split_of[item.document_id])
             kept = self._kept.get(row_id)
             if kept is not None and _has_answer(kept, candidate):
                 rows[row_id] = kept
@@ -147,7 +152,7 @@ class UserRows:
         passed = self._found(parts.check_questions(new))
         explained = zip(passed, parts.writer.answer(passed), strict=True)
         answered = [replace(each, written=self._explained(each, why)) for each, why in explained]
-        rows |= {_row_id(candidate): row for candidate, row in parts.contextualize(answered)}
+        rows |= {row.row_id: row for _, row in parts.contextualize(answered)}
         for row_id in order:
             if row_id in rows:
                 parts.keep(rows[row_id])
@@ -167,10 +172,6 @@ class UserRows:
         self.num_without_reasoning += 1
         steps = tuple(ReasoningStep(text="", quote=quote) for quote in candidate.evidence)
         return Written(steps, candidate.known_answer or "")
-
-
-def _row_id(candidate: Candidate) -> str:
-    return make_row_id(candidate.question, [chunk.chunk_id for chunk in candidate.topic.chunks])
 
 
 def _has_answer(row: RaftRow, candidate: Candidate) -> bool:

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, Self
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from pipeline_lib.corpus.writing import ParquetWriter
 from pipeline_lib.generation.structured import well_formed
 from pipeline_lib.raft.candidates import Candidate, Rejection
 
@@ -106,7 +106,14 @@ class Funnel:
         self._samples: dict[tuple[str, str], list[_Keyed]] = {}
         self._reports: dict[str, Mapping[str, Any]] = {}
         self._directory = directory
-        self._file = _RejectFile(directory / REJECTS_FILE) if directory is not None else None
+        self._file: ParquetWriter[Reject] | None = None
+        if directory is not None:
+            self._file = ParquetWriter(
+                directory / REJECTS_FILE,
+                REJECT_SCHEMA,
+                max_rows=_BATCH_REJECTS,
+                max_chars=_BATCH_CHARS,
+            )
 
     def __enter__(self) -> Self:
         return self
@@ -126,7 +133,7 @@ class Funnel:
         self._dropped.setdefault(reject.stage, Counter())[reject.reason] += 1
         self._consider(reject)
         if self._file is not None:
-            self._file.add(reject)
+            self._file.write(reject)
 
     def report(self, step: str, content: Mapping[str, Any]) -> None:
         """What a gate says of itself, for `funnel.json`; the last word on a step counts."""
@@ -214,33 +221,6 @@ class _Keyed:
 
     key: bytes
     reject: Reject = field(compare=False)
-
-
-class _RejectFile:
-    """Rejects as parquet, a batch in memory at a time; the file is there even without any."""
-
-    def __init__(self, path: Path) -> None:
-        self._writer = pq.ParquetWriter(path, REJECT_SCHEMA, compression="zstd")
-        self._batch: list[Reject] = []
-        self._num_chars = 0
-
-    def add(self, reject: Reject) -> None:
-        self._batch.append(reject)
-        self._num_chars += len(reject.question) + len(reject.text)
-        if len(self._batch) >= _BATCH_REJECTS or self._num_chars >= _BATCH_CHARS:
-            self._flush()
-
-    def close(self) -> None:
-        if self._batch:
-            self._flush()
-        self._writer.close()
-
-    def _flush(self) -> None:
-        columns = {
-            name: [getattr(reject, name) for reject in self._batch] for name in REJECT_SCHEMA.names
-        }
-        self._writer.write_table(pa.table(columns, schema=REJECT_SCHEMA))
-        self._batch, self._num_chars = [], 0
 
 
 def _changed_texts(reject: Reject, change: Callable[[str], str]) -> Reject:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from json.encoder import encode_basestring as quoted
 
 from pipeline_lib.artifacts.manifest import canonical_json
 from pipeline_lib.raft.candidates import Topic
@@ -83,8 +84,14 @@ def topic_key(topic: Topic) -> str:
 
 def unit_interval(*parts: object) -> float:
     """A number in [0, 1) that depends on nothing but `parts`: a draw that others do not disturb."""
-    digest = hashlib.sha256(canonical_json(list(parts))).digest()
+    # As canonical JSON, in a third of the time: ten draws and more make a row.
+    text = ",".join(quoted(part) if type(part) is str else _json_of(part) for part in parts)
+    digest = hashlib.sha256(f"[{text}]".encode()).digest()
     return int.from_bytes(digest[:6], "big") / 2**48
+
+
+def _json_of(part: object) -> str:
+    return str(part) if type(part) is int else canonical_json(part).decode()
 
 
 def _shown(passages: Sequence[Passage]) -> list[list[str]]:

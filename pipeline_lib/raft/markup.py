@@ -49,4 +49,6 @@ def escape(text: str) -> str:
 
 def unescape(text: str) -> str:
     """The inverse of `escape`; harmless on any other text."""
+    if "\\" not in text:  # almost always, and the pattern is slow to find that out
+        return text
     return _ESCAPED.sub(r"\1\2", text)

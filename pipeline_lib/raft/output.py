@@ -25,6 +25,7 @@ from pipeline_lib.raft.derived.pretraining import (
 from pipeline_lib.raft.derived.tasks import OneMore, derive_task_rows
 from pipeline_lib.raft.keys import topic_key
 from pipeline_lib.raft.rows import SPLITS, RaftRow, RowWriter, Split, split_file
+from pipeline_lib.raft.statistics import DatasetStatistics
 
 TOPICS_FILE = "topics.parquet"
 TOPIC_SCHEMA = pa.schema([("topic_key", pa.string()), ("chunk_ids", pa.list_(pa.string()))])
@@ -100,6 +101,7 @@ class DatasetFiles:
         self._pairs = enter(PreferenceWriter(directory / PREFERENCES_FILE))
         self._lineage = enter(LineageWriter(directory, documents))
         self.topics = AskedTopics()
+        self.statistics = DatasetStatistics()
         self.by_split: Counter[str] = Counter()
         """RAFT rows by split."""
         self.by_task: Counter[str] = Counter()
@@ -148,4 +150,5 @@ class DatasetFiles:
     def _write(self, row: RaftRow) -> None:
         self._writers[row.split].write(row)
         self._lineage.write(row)
+        self.statistics.add(row)
         self.by_task[row.task] += 1

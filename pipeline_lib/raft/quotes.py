@@ -167,6 +167,8 @@ class _Folded:
         place = self.text.find(wanted)
         if place < 0:
             return None
+        if self.text == self._unfolded:
+            return place, place + len(wanted)
         if not self._starts:
             self._note_starts()
         return self._original(place), self._original(place + len(wanted) - 1) + 1

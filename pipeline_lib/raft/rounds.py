@@ -19,7 +19,7 @@ from pipeline_lib.raft.rows import RaftRow, Split
 if TYPE_CHECKING:
     from pipeline_lib.raft.synthesis import Synthesis
 
-ROUND_TOPICS = 2048
+_ROUND_TOPICS = 2048
 """Topics of one round at most: some ten megabytes of candidates with what retrieval finds."""
 _FIRST_TOPICS = 16
 """Topics of the first round under a budget, when nobody knows yet what a topic costs."""
@@ -29,6 +29,36 @@ _PRIOR_TOPICS = 16
 """How many topics the writer's own expectation of rows per topic weighs."""
 _ROUND_SHARE = 0.25
 """Of the budget that is left, what a round may be expected to spend."""
+
+
+def topics_needed(missing: float, made: float, asked: int, topics_per_row: float) -> int:
+    """How many topics the missing rows of a split should take; of the first round, about half.
+
+    Args:
+        missing: rows.
+        made: rows, by the rounds before.
+        asked: topics that those asked about.
+        topics_per_row: what the writer expects.
+    """
+    expected = _PRIOR_TOPICS / topics_per_row
+    rows_per_topic = (made + expected) / (asked + _PRIOR_TOPICS)
+    count = math.ceil(missing / rows_per_topic)
+    return math.ceil(count / 2) if not asked and count > _SMALL_ROUND else count
+
+
+def first_round_topics(*, is_limited: bool) -> int:
+    """How many topics the first round may ask about, with a budget or without."""
+    return _FIRST_TOPICS if is_limited else _ROUND_TOPICS
+
+
+def affordable_topics(left: float, share_per_topic: float) -> int:
+    """How many topics the next round may ask about: one at least.
+
+    Args:
+        left: share of the budget that may still be spent.
+        share_per_topic: what a topic takes of the budget; above 0.
+    """
+    return min(_ROUND_TOPICS, max(1, int(_ROUND_SHARE * left / share_per_topic)))
 
 
 class Rounds:
@@ -60,7 +90,7 @@ class Rounds:
         self._held_back: dict[Split, Topic] = {}
         budget = parts.config.budget
         is_limited = budget.max_tokens is not None or budget.max_cost is not None
-        self._round_topics = _FIRST_TOPICS if is_limited else ROUND_TOPICS
+        self._round_topics = first_round_topics(is_limited=is_limited)
 
     def run(self) -> None:
         """Make rows until all wanted are there, topics or candidates run out, or the budget does.
@@ -80,8 +110,7 @@ class Rounds:
         """Fit the next round into what is left of the budget."""
         if share_per_topic > 0:
             left = self._max_spent_share - self._parts.teacher.spent_share
-            affordable = int(_ROUND_SHARE * left / share_per_topic)
-            self._round_topics = min(ROUND_TOPICS, max(1, affordable))
+            self._round_topics = affordable_topics(left, share_per_topic)
 
     def _draw(self) -> list[Topic]:
         """The next round's topics, as far as queues and bounds on candidates reach."""
@@ -94,12 +123,9 @@ class Rounds:
 
     def _needed(self, split: Split) -> int:
         """How many topics the missing rows of a split should take."""
-        missing = self._wanted[split] - self._made[split]
-        expected = _PRIOR_TOPICS / self._parts.writer.topics_per_row
-        rows_per_topic = (self._made[split] + expected) / (self._asked[split] + _PRIOR_TOPICS)
-        count = math.ceil(missing / rows_per_topic)
-        is_first = not self._asked[split]
-        return math.ceil(count / 2) if is_first and count > _SMALL_ROUND else count
+        made, asked = self._made[split], self._asked[split]
+        per_row = self._parts.writer.topics_per_row
+        return topics_needed(self._wanted[split] - made, made, asked, per_row)
 
     def _next(self, split: Split, count: int) -> Iterator[Topic]:
         for _ in range(count):

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Generic, Literal, Self, TypeVar
+from typing import Literal, Self, TypeVar
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, model_validator
+
+from pipeline_lib.corpus.schema import read_rows as read_parquet_rows
+from pipeline_lib.corpus.writing import ParquetWriter
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -21,7 +23,9 @@ TASKS: tuple[Task, ...] = ("answer", "relevance", "ranking", "quotes", "refusal"
 Origin = Literal["oracle", "retrieved", "random", "same_document", "adversarial", "contradicting"]
 Target = Literal["answer", "memorise", "refuse"]
 
-_BATCH_ROWS = 256
+GROUP_ROWS = 256
+"""Rows, or what is derived from them, of a row group, and in memory at a time."""
+
 _Record = TypeVar("_Record", bound=BaseModel)
 
 
@@ -239,48 +243,11 @@ def split_file(split: Split) -> str:
     return f"{split}.parquet"
 
 
-class RecordWriter(Generic[_Record]):
-    """Writes models to one parquet file, a batch in memory at a time; a context manager.
-
-    Args:
-        path: the file, which exists once the writer is closed, even without records.
-        schema: of the records.
-    """
-
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
-        self._schema = schema
-        self._writer = pq.ParquetWriter(path, schema, compression="zstd")
-        self._batch: list[_Record] = []
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def write(self, record: _Record) -> None:
-        """Add a record."""
-        self._batch.append(record)
-        if len(self._batch) == _BATCH_ROWS:
-            self._flush()
-
-    def close(self) -> None:
-        """Finish the file."""
-        if self._batch:
-            self._flush()
-        self._writer.close()
-
-    def _flush(self) -> None:
-        records = [record.model_dump() for record in self._batch]
-        self._writer.write_table(pa.Table.from_pylist(records, schema=self._schema))
-        self._batch = []
-
-
-class RowWriter(RecordWriter[RaftRow]):
+class RowWriter(ParquetWriter[RaftRow]):
     """Writes rows to one parquet file with `ROW_SCHEMA`."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path, ROW_SCHEMA)
+        super().__init__(path, ROW_SCHEMA, max_rows=GROUP_ROWS)
 
 
 def write_rows(path: Path, rows: Iterable[RaftRow]) -> None:
@@ -296,10 +263,8 @@ def iter_rows(path: Path) -> Iterator[RaftRow]:
 
 
 def iter_records(path: Path, model: type[_Record]) -> Iterator[_Record]:
-    """Read and validate what a `RecordWriter` wrote, a batch in memory at a time."""
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=_BATCH_ROWS):
-            yield from map(model.model_validate, batch.to_pylist())
+    """Read and validate models that a `ParquetWriter` wrote, a batch in memory at a time."""
+    return map(model.model_validate, read_parquet_rows(path, batch_rows=GROUP_ROWS))
 
 
 def read_rows(path: Path) -> list[RaftRow]:

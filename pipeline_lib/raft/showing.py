@@ -6,17 +6,28 @@ from dataclasses import dataclass
 
 from pipeline_lib.raft.candidates import Candidate, Written
 from pipeline_lib.raft.markup import escape
-from pipeline_lib.raft.quotes import fold
+from pipeline_lib.raft.quotes import QuotablePassage, fold
 
 _NO_ANSWER = "(not known)"
 
 
 @dataclass(frozen=True)
-class ShownText:
-    """A passage for `rendering.render_document`."""
+class ShownPassage:
+    """A passage as a prompt shows it: it can be rendered, and quoted."""
 
+    passage: QuotablePassage
     title: str
-    text: str
+    """Of its document."""
+
+    @property
+    def chunk_id(self) -> str:
+        """Names it."""
+        return self.passage.chunk_id
+
+    @property
+    def text(self) -> str:
+        """Its text."""
+        return self.passage.text
 
 
 def written_of(candidate: Candidate) -> Written:

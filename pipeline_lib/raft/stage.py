@@ -8,8 +8,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypedDict
 
-from pipeline_lib.artifacts.manifest import ArtifactRef
+from pipeline_lib.artifacts.manifest import ArtifactKind, ArtifactRef
 from pipeline_lib.config import SynthesizeConfig
 from pipeline_lib.errors import ConfigError, YieldError
 from pipeline_lib.generation.base import TextGenerator
@@ -48,6 +49,18 @@ PARTIAL_DETAIL = "partial"
 """Field of `Manifest.details` that says why a dataset has not all rows that it could have."""
 _REPEATABLE = ("num_completions", "prompt_tokens", "completion_tokens", "num_scored_targets")
 """Of the ledger, what is the same however often the run was interrupted."""
+
+
+class StageFields(TypedDict):
+    """What `stage_ref` and `run_stage` are both told."""
+
+    kind: ArtifactKind
+    name: str
+    stage: str
+    stage_version: int
+    config: SynthesizeConfig
+    inputs: dict[str, ArtifactRef | str]
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -142,15 +155,19 @@ class Job:
 
     def made_on(self, base: ArtifactRef | None) -> ArtifactRef:
         """What the dataset will be called if it builds on `base`."""
-        return stage_ref(
-            kind="dataset",
-            name=self.name,
-            stage="synthesize",
-            stage_version=SYNTHESIZE_STAGE_VERSION,
-            config=self.config,
-            inputs=self.inputs(base),
-            seed=self.config.seed,
-        )
+        return stage_ref(**self.stage_fields(base))
+
+    def stage_fields(self, base: ArtifactRef | None) -> StageFields:
+        """What names the dataset if it builds on `base`, before it is made and when it is."""
+        return {
+            "kind": "dataset",
+            "name": self.name,
+            "stage": "synthesize",
+            "stage_version": SYNTHESIZE_STAGE_VERSION,
+            "config": self.config,
+            "inputs": self.inputs(base),
+            "seed": self.config.seed,
+        }
 
 
 def synthesize(
@@ -197,17 +214,7 @@ def synthesize(
     """
     job = Job.prepare(ws, name, config, corpus, index, teacher, searcher)
     base = job.base()
-    return run_stage(
-        ws,
-        kind="dataset",
-        name=name,
-        stage="synthesize",
-        stage_version=SYNTHESIZE_STAGE_VERSION,
-        config=config,
-        inputs=job.inputs(base),
-        build=partial(_build, job, base),
-        seed=config.seed,
-    )
+    return run_stage(ws, **job.stage_fields(base), build=partial(_build, job, base))
 
 
 def _build(job: Job, base: ArtifactRef | None, draft: ArtifactDraft) -> None:
@@ -268,6 +275,7 @@ def _describe(draft: ArtifactDraft, job: Job, made: Made, ledger: Ledger) -> Non
             notice=made.notice,
             num_carried_over=made.num_carried,
         ),
+        made.files.statistics,
     )
 
 

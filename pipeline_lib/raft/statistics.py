@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from pipeline_lib.raft.keys import unit_interval
 from pipeline_lib.raft.quotes import verify_quote
-from pipeline_lib.raft.rows import SPLITS, Quote, RaftRow, Split, iter_rows, split_file
+from pipeline_lib.raft.rows import Quote, RaftRow, Split
 
 BySplit = Counter[tuple[Split, str]]
 """Number of rows (or passages) by split and name."""
@@ -108,15 +107,6 @@ class DatasetStatistics:
         kept = self.samples.get(key)
         if kept is None or _draw(row) < _draw(kept):
             self.samples[key] = row
-
-
-def collect_statistics(dataset: Path) -> DatasetStatistics:
-    """Read the rows of a dataset's folder, a batch in memory at a time."""
-    statistics = DatasetStatistics()
-    for split in SPLITS:
-        for row in iter_rows(dataset / split_file(split)):
-            statistics.add(row)
-    return statistics
 
 
 def _draw(row: RaftRow) -> float:

@@ -22,9 +22,8 @@ from pipeline_lib.raft.candidates import Candidate, Gate, Rejection, Topic
 from pipeline_lib.raft.extrapolation import Plan, Sample
 from pipeline_lib.raft.from_user import LocatedPair, UserRows
 from pipeline_lib.raft.gates.duplicates import NewQuestion, NewReasoning
-from pipeline_lib.raft.keys import make_row_id, unit_interval
+from pipeline_lib.raft.keys import unit_interval
 from pipeline_lib.raft.making import DatasetMaker
-from pipeline_lib.raft.rounds import ROUND_TOPICS
 from pipeline_lib.raft.rows import Split
 from pipeline_lib.raft.synthesis import Synthesis
 from pipeline_lib.raft.user_pairs import UserPairs
@@ -55,7 +54,10 @@ class Trial(ABC, Generic[_T]):
 
     @abstractmethod
     def plan(self) -> Plan:
-        """How many the run goes through, as far as that is known without counting them."""
+        """How many the run goes through, as far as that is known without counting them.
+
+        Asked for when the sample was measured.
+        """
 
     @abstractmethod
     def count(self, limit: int) -> int:
@@ -69,10 +71,10 @@ class TopicTrial(Trial[Topic]):
         self.parts = _repeatable(maker.parts())
         self._config = config
         beginning = maker.begin(self.parts)
-        self._missing = sum(beginning.missing.values())
-        self._queues = {s: beginning.queues[s] for s, rows in beginning.missing.items() if rows}
+        self._missing = {split: rows for split, rows in beginning.missing.items() if rows}
+        self._queues = {split: beginning.queues[split] for split in self._missing}
         self.num_carried = self.parts.rows.num_rows
-        shares = self._shares(num_topics, beginning.missing)
+        shares = self._shares(num_topics)
         self.sample = [
             topic for split, queue in self._queues.items() for topic in islice(queue, shares[split])
         ]
@@ -85,12 +87,12 @@ class TopicTrial(Trial[Topic]):
         """Bounded by the candidates that the configuration allows."""
         writer = self.parts.writer
         each = np.mean([writer.num_candidates(topic) for topic in self.sample])
-        allowed = self._missing * self._config.max_candidates_per_question
+        allowed = sum(self._missing.values()) * self._config.max_candidates_per_question
         return Plan(
-            num_rows_wanted=self._missing,
+            rows_wanted=tuple(self._missing.values()),
             topics_per_row=writer.topics_per_row,
             max_topics=int(allowed / each),
-            max_round_topics=ROUND_TOPICS,
+            budget_per_topic=self.parts.teacher.spent_share / len(self.sample),
         )
 
     def count(self, limit: int) -> int:
@@ -100,11 +102,11 @@ class TopicTrial(Trial[Topic]):
             num += sum(1 for _ in islice(queue, max(0, limit - num)))
         return num
 
-    def _shares(self, num_topics: int, missing: Mapping[Split, int]) -> dict[Split, int]:
+    def _shares(self, num_topics: int) -> dict[Split, int]:
         """How many of the sample each split gives: one at least, the largest takes the rest."""
+        total = sum(self._missing.values())
         shares = {
-            split: max(1, round(num_topics * missing[split] / self._missing))
-            for split in self._queues
+            split: max(1, round(num_topics * rows / total)) for split, rows in self._missing.items()
         }
         if shares:
             largest = max(shares, key=shares.__getitem__)
@@ -121,10 +123,10 @@ class PairTrial(Trial[LocatedPair]):
         self.parts = maker.parts(is_user=True)
         beginning = maker.begin_with_pairs(pairs, self.parts)
         self._split_of: Mapping[str, Split] = beginning.plan.split_of
-        new = [pair for pair in beginning.located if _row_id(pair) not in beginning.kept]
+        new = [pair for pair in beginning.located if pair.row_id not in beginning.kept]
         self._num_new = len(new)
         self.num_carried = len(beginning.located) - len(new)
-        drawn = sorted(new, key=lambda each: unit_interval(config.seed, "sample", _row_id(each)))
+        drawn = sorted(new, key=lambda each: unit_interval(config.seed, "sample", each.row_id))
         self.sample = drawn[:num_pairs]
 
     def go_through(self, items: Sequence[LocatedPair]) -> int:
@@ -135,12 +137,7 @@ class PairTrial(Trial[LocatedPair]):
 
     def plan(self) -> Plan:
         """All pairs are gone through, whatever comes of them."""
-        return Plan(
-            num_rows_wanted=self._num_new,
-            topics_per_row=1.0,
-            max_topics=self._num_new,
-            max_round_topics=max(1, self._num_new),
-        )
+        return Plan(rows_wanted=(self._num_new,), topics_per_row=1.0, max_topics=self._num_new)
 
     def count(self, limit: int) -> int:
         """Pairs whose rows are not taken over."""
@@ -231,7 +228,3 @@ def _repeatable(parts: Synthesis) -> Synthesis:
 
 def _name(candidate: Candidate) -> tuple[str, ...]:
     return candidate.question, *(chunk.chunk_id for chunk in candidate.topic.chunks)
-
-
-def _row_id(pair: LocatedPair) -> str:
-    return make_row_id(pair.pair.question, [chunk.chunk_id for chunk in pair.support.chunks])

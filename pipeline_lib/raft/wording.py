@@ -7,7 +7,7 @@ which makes the comparisons stricter, never wrong.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
 _WORD = re.compile(r"\w+")
@@ -42,7 +42,36 @@ def has_negation(text: str) -> bool:
 
 def words(text: str) -> list[str]:
     """Words and numbers, case folded."""
-    return [word.casefold() for word in _WORD.findall(text)]
+    return _WORD.findall(text.casefold())
+
+
+def spelled(text: str) -> str:
+    """The words of a text, case folded, each between two spaces; empty without words.
+
+    Whether some words stand in a text in their order, whatever the punctuation, is then whether
+    `spelled(words)` is in `spelled(text)`.
+    """
+    found = _kept_words(text)
+    return f" {' '.join(found)} " if found else ""
+
+
+def words_in_order(answer: str) -> re.Pattern[str] | None:
+    """Pattern of the answer's words, whatever case and punctuation; `None` without words."""
+    words = re.findall(r"\w+", answer)
+    if not words:
+        return None
+    return re.compile(r"\b" + r"\W+".join(map(re.escape, words)) + r"\b", re.IGNORECASE)
+
+
+def has_content_words(text: str, count: int) -> bool:
+    """Whether a text has at least `count` different content words; reads no further than needed."""
+    found: set[str] = set()
+    for match in _WORD.finditer(text):
+        if len(found) >= count:
+            return True
+        if stem := _content_stem(match[0]):
+            found.add(stem)
+    return len(found) >= count
 
 
 def content_words(text: str) -> list[str]:
@@ -58,8 +87,14 @@ def overlap(left: Iterable[str], right: Iterable[str]) -> float:
 
 
 def containment(text: str, other: str) -> float:
-    """Share of the shorter text's word 5-grams that the other has too, from 0 to 1."""
-    first, second = _shingles(text), _shingles(other)
+    """Share of the shorter text's word 5-grams that the other has too, from 0 to 1.
+
+    Fastest where `other` is the text that is compared with many.
+    """
+    second = _shingles(other)
+    if second.isdisjoint(_grams(text)):  # almost always, and cheaper than another set
+        return 0.0
+    first = frozenset(_grams(text))
     shorter = min(len(first), len(second))
     return len(first & second) / shorter if shorter else 0.0
 
@@ -67,10 +102,20 @@ def containment(text: str, other: str) -> float:
 @lru_cache(maxsize=512)
 def _shingles(text: str) -> frozenset[tuple[str, ...]]:
     """Kept for the passages that are compared with many others."""
-    found = words(text)
+    return frozenset(_grams(text))
+
+
+def _grams(text: str) -> Iterator[tuple[str, ...]]:
+    """Word 5-grams; of a shorter text, all its words."""
+    found = _kept_words(text)
     size = min(_SHINGLE_WORDS, len(found))
-    starts = range(len(found) - size + 1) if size else ()
-    return frozenset(tuple(found[start : start + size]) for start in starts)
+    return zip(*(found[start:] for start in range(size)), strict=False)
+
+
+@lru_cache(maxsize=64)
+def _kept_words(text: str) -> tuple[str, ...]:
+    """A text is looked at from several sides, one after another."""
+    return tuple(words(text))
 
 
 @lru_cache(maxsize=1 << 16)

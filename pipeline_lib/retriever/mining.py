@@ -20,9 +20,9 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from pipeline_lib.config import MiningConfig
-from pipeline_lib.raft.contexts.guard import words_in_order
+from pipeline_lib.raft.contexts.guard import AnswerGuard
 from pipeline_lib.raft.quotes import fold
-from pipeline_lib.raft.wording import containment, content_words
+from pipeline_lib.raft.wording import containment
 from pipeline_lib.retrieval.dense import FloatMatrix
 from pipeline_lib.retriever.pairs import Pair, Passages
 
@@ -150,28 +150,29 @@ class Miner:
 
 
 class FalseNegativeGuard:
-    """Tells whether a text may answer a pair's question."""
+    """Tells whether a text may answer a pair's question.
+
+    Copies of the positive come before what `AnswerGuard` looks for: they hold the answer too, and
+    are counted as the copies that they are.
+    """
 
     def __init__(self, pair: Pair, positive: str, config: MiningConfig) -> None:
         self._positive = positive
         self._max_overlap = config.max_overlap
-        # A bare "yes" or "no" stands in almost every passage, and answers next to no question.
-        is_telling = bool(content_words(pair.answer))
-        self._answer = words_in_order(pair.answer) if is_telling else None
-        self._quotes = [fold(quote) for quote in pair.quotes]
+        self._guard = AnswerGuard(
+            [positive],
+            pair.answer,
+            pair.quotes,
+            near_duplicate_threshold=config.max_overlap,
+        )
 
     def danger(self, text: str) -> str | None:
         """Why `text` must not be a negative, or `None` when it may."""
-        folded = fold(text)
-        if folded == fold(self._positive):
+        if fold(text) == fold(self._positive):
             return "same_text"
         if containment(text, self._positive) >= self._max_overlap:
             return "near_duplicate"
-        if self._answer is not None and self._answer.search(folded):
-            return "contains_answer"
-        if any(quote in folded for quote in self._quotes):
-            return "contains_quote"
-        return None
+        return self._guard.evidence_in(text)
 
 
 def documents_of(pairs: Iterable[Pair]) -> set[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,13 +17,7 @@ from pipeline_lib.corpus.parsing.base import ParsedDocument, Segment
 from pipeline_lib.corpus.schema import Document
 from pipeline_lib.corpus.sources.base import SourceInput
 from pipeline_lib.corpus.sources.locators import FileLocator
-
-
-def make_word_tokenizer() -> Tokenizer:
-    """One token per word and per punctuation mark."""
-    tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    return tokenizer
+from tests.corpus.made_ingests import make_model_folder, make_word_tokenizer, parse_inline
 
 
 def make_letter_tokenizer() -> Tokenizer:
@@ -73,13 +66,7 @@ def word_tokenizer() -> Tokenizer:
 @pytest.fixture
 def model_folder(tmp_path: Path) -> Path:
     """A sentence-transformers folder that reads 64 tokens; its weights are never looked into."""
-    folder = tmp_path / "embedding-model"
-    folder.mkdir()
-    (folder / "config.json").write_text("{}")
-    (folder / "model.safetensors").write_bytes(b"weights")
-    (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 64}))
-    make_word_tokenizer().save(str(folder / "tokenizer.json"))
-    return folder
+    return make_model_folder(tmp_path / "embedding-model")
 
 
 def make_document(
@@ -123,3 +110,20 @@ def make_input(uri: str = "file:docs/page.x", data: bytes = b"", **fields: Any) 
 @pytest.fixture(scope="session")
 def source_input() -> Callable[..., SourceInput]:
     return make_input
+
+
+@pytest.fixture
+def inline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stage parses in this process."""
+    parse_inline(monkeypatch)
+
+
+@pytest.fixture
+def docs(tmp_path: Path) -> Path:
+    """A text, a page of Markdown, and a file that is neither."""
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    (folder / "a.txt").write_text("The first document says one thing.")
+    (folder / "b.md").write_text("# Second\n\nThe second document says another thing.")
+    (folder / "c.bin").write_bytes(b"\x00\x01\x02")
+    return folder

@@ -78,7 +78,7 @@ def test_an_answer_survives_the_way_to_the_corpus(process: Process, tmp_path: Pa
     ]
     with TableWriter(tmp_path / "x.parquet", to_table(found[0]).schema) as writer:
         for each in found:
-            writer.write_table(to_table(each))
+            writer.write(to_table(each))
     assert list(read_processed(tmp_path / "x.parquet")) == found
     assert len(found[0].documents[0].document.sections) == 2
 

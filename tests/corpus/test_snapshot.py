@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from pipeline_lib.corpus import writing
 from pipeline_lib.corpus.row_access import GroupedRows
 from pipeline_lib.corpus.schema import DROP_SCHEMA, Drop, SnapshotEntry
 from pipeline_lib.corpus.snapshot import change_counts, compare, input_key
@@ -69,15 +68,13 @@ def test_an_inputs_key_is_all_that_parsers_see_and_not_where_it_lies(
 
 
 @pytest.mark.parametrize("rows_per_group", [1, 2, 3, 100])
-def test_rows_are_found_by_value_across_row_groups(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows_per_group: int
-) -> None:
-    monkeypatch.setattr(writing, "ROW_GROUP_ROWS", rows_per_group)
-    with ParquetWriter[Drop](tmp_path / "x.parquet", DROP_SCHEMA) as writer:
+def test_rows_are_found_by_value_across_row_groups(tmp_path: Path, rows_per_group: int) -> None:
+    path = tmp_path / "x.parquet"
+    with ParquetWriter[Drop](path, DROP_SCHEMA, max_rows=rows_per_group) as writer:
         for number, uri in enumerate(["", "", "a", "b", "b", "b", "c"]):
             drop = Drop(source_uri=f"{uri}{number}", reason="", detail="", input_uri=uri)
             writer.write(drop)
-    rows = GroupedRows(tmp_path / "x.parquet", "input_uri")
+    rows = GroupedRows(path, "input_uri")
 
     def found(value: str) -> list[str]:
         return [row["source_uri"] for row in rows.rows(value)]

@@ -10,20 +10,11 @@ from typing import Any
 import psutil
 import pytest
 
-from pipeline_lib.config import PromoteConfig
-from pipeline_lib.raft.rows import (
-    SPLITS,
-    Passage,
-    Provenance,
-    Quote,
-    RaftRow,
-    ReasoningStep,
-    Split,
-    split_file,
-    write_rows,
-)
+from pipeline_lib.raft.rows import SPLITS, RaftRow, Split
 from pipeline_lib.settings import Settings
-from pipeline_lib.stage import ArtifactDraft, Workspace, run_stage
+from pipeline_lib.stage import Workspace
+from tests.artifacts.made_artifacts import publish
+from tests.raft.made_rows import bare_row, write_splits
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -83,57 +74,20 @@ def test_a_training_survives_the_servers_restart_and_leaves_no_rank_when_cancell
 def publish_dataset(workspace: Workspace) -> None:
     """A dataset of a few rows."""
 
-    def build(draft: ArtifactDraft) -> None:
-        for split in SPLITS:
-            rows = [_row(split, number) for number in range(4)]
-            write_rows(draft.directory / split_file(split), rows)
-
-    run_stage(
-        workspace,
-        kind="dataset",
-        name="docs",
-        stage="synthesize",
-        stage_version=1,
-        config=PromoteConfig(),
-        inputs={},
-        build=build,
-    )
+    rows = [_row(split, number) for split in SPLITS for number in range(4)]
+    publish(workspace, "dataset", lambda draft: write_splits(draft.directory, rows), name="docs")
 
 
 def _row(split: Split, number: int) -> RaftRow:
     text = f"Otter {number} sleeps on its back."
-    passage = Passage(
-        chunk_id="c0",
-        document_id="d0",
-        title="Otters",
-        text=text,
-        role="oracle",
-        origin="oracle",
-    )
-    quote = Quote(chunk_id="c0", start=0, end=len(text), text=text)
-    return RaftRow(
+    return bare_row(
+        f"How does otter {number} sleep?",
         row_id=f"{split}-{number}",
         row_key=f"{split}-{number}",
         split=split,
-        task="answer",
-        kind="factual",
-        style="plain",
-        question=f"How does otter {number} sleep?",
-        context=(passage,),
-        oracle_chunk_ids=("c0",),
-        oracle_document_ids=("d0",),
-        source_document_id="d0",
-        oracle_present=True,
-        target="answer",
-        reasoning=(ReasoningStep(text="The passage says so.", quote=quote),),
+        text=text,
+        quoted=text,
         final_answer="On its back.",
-        provenance=Provenance(
-            question_source="user",
-            answer_source="user",
-            teacher_model="none",
-            prompt_version="1",
-            seed=0,
-        ),
     )
 
 

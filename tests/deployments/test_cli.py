@@ -51,18 +51,6 @@ def test_version() -> None:
     assert runner.invoke(app, ["--version"]).stdout.startswith("raftline 0.")
 
 
-def test_starting_the_command_imports_neither_torch_nor_prefect() -> None:
-    script = (
-        "import sys, deployments.cli.main\n"
-        "heavy = {'torch', 'transformers', 'prefect', 'boto3', 'pydantic', 'numpy'}\n"
-        "print(sorted(heavy & sys.modules.keys()))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True
-    )
-    assert done.stdout.strip() == "[]"
-
-
 def test_an_error_is_one_line_and_a_hint(monkeypatch: pytest.MonkeyPatch, no_stack: Path) -> None:
     def fail() -> None:
         raise StackError("prefect ended while starting", hint="Try again: raftline up")

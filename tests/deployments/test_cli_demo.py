@@ -15,8 +15,9 @@ from typer.testing import CliRunner
 from deployments.cli import demo
 from deployments.cli.main import app
 from pipeline_lib.artifacts.manifest import ArtifactKind, ArtifactRef
-from pipeline_lib.config import EvaluateConfig, PipelineConfig
-from pipeline_lib.stage import ArtifactDraft, StageResult, Workspace, run_stage
+from pipeline_lib.config import PipelineConfig
+from pipeline_lib.stage import ArtifactDraft, StageResult, Workspace
+from tests.artifacts.made_artifacts import publish
 
 runner = CliRunner()
 
@@ -82,16 +83,7 @@ def ws(settings) -> Workspace:
 @pytest.fixture
 def evaluation(ws: Workspace) -> StageResult:
     """An evaluation artifact in the store."""
-    return run_stage(
-        ws,
-        kind="evaluation",
-        name="demo",
-        stage="evaluate",
-        stage_version=1,
-        config=EvaluateConfig(),
-        inputs={"model": "none"},
-        build=_fill,
-    )
+    return publish(ws, "evaluation", _fill)
 
 
 def _summary(evaluation: StageResult, *, reused: bool) -> Any:

@@ -71,6 +71,7 @@ SWEEP = SweepResult(
 SUMMARY = RetrievalSummary(
     evaluation_version=1,
     source="my [questions]",
+    caveat="These [questions] flatter hybrid search.",
     level="documents",
     num_queries=40,
     num_relevant=44,
@@ -152,6 +153,7 @@ def test_systems_differences_and_recommendation_are_printed(
     assert result.exit_code == 0, result.stderr
     lines = [line.strip() for line in result.stdout.splitlines()]
     assert lines[0] == ("40 queries from my [questions], 44 relevant documents, 1,200 chunks")
+    assert lines[1] == "These [questions] flatter hybrid search."
     [row] = [line for line in lines if line.startswith("ndcg@10")]
     assert [part for part in row.split() if part[0].isdigit()][::3] == ["0.800", "0.700", "0.750"]
     assert "2 judged items are not in the corpus and count as not found." in result.stdout

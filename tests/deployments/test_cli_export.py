@@ -8,10 +8,10 @@ import pytest
 from typer.testing import CliRunner
 
 from deployments.cli.main import app
-from pipeline_lib.config import IngestConfig, SynthesizeConfig
-from pipeline_lib.raft.rows import SPLITS, split_file, write_rows
-from pipeline_lib.stage import ArtifactDraft, Workspace, run_stage
-from tests.raft.made_rows import make_row
+from pipeline_lib.raft.rows import SPLITS
+from pipeline_lib.stage import Workspace
+from tests.artifacts.made_artifacts import publish
+from tests.raft.made_rows import make_row, write_splits
 
 runner = CliRunner()
 
@@ -20,31 +20,10 @@ runner = CliRunner()
 def _artifacts(settings) -> None:
     """A corpus and a dataset of one row per split."""
 
-    def write(draft: ArtifactDraft) -> None:
-        for split in SPLITS:
-            write_rows(draft.directory / split_file(split), [make_row(row_id=split, split=split)])
-
     ws = Workspace.open(settings=settings)
-    run_stage(
-        ws,
-        kind="corpus",
-        name="owls",
-        stage="ingest",
-        stage_version=1,
-        config=IngestConfig(),
-        inputs={},
-        build=lambda draft: None,
-    )
-    run_stage(
-        ws,
-        kind="dataset",
-        name="owls",
-        stage="synthesize",
-        stage_version=1,
-        config=SynthesizeConfig(),
-        inputs={},
-        build=write,
-    )
+    rows = [make_row(row_id=split, split=split) for split in SPLITS]
+    publish(ws, "corpus", name="owls")
+    publish(ws, "dataset", lambda draft: write_splits(draft.directory, rows), name="owls")
 
 
 def run(*arguments: str):

@@ -11,14 +11,10 @@ from typer.testing import CliRunner
 
 from deployments.cli.main import app
 from pipeline_lib.config import SynthesizeConfig
-from pipeline_lib.raft.rows import (
-    SPLITS,
-    RaftRow,
-    split_file,
-    write_rows,
-)
-from pipeline_lib.stage import ArtifactDraft, StageResult, Workspace, run_stage
-from tests.raft.made_rows import bare_row
+from pipeline_lib.raft.rows import SPLITS, RaftRow
+from pipeline_lib.stage import StageResult, Workspace
+from tests.artifacts.made_artifacts import publish
+from tests.raft.made_rows import bare_row, write_splits
 
 runner = CliRunner()
 
@@ -35,20 +31,13 @@ def _row(number: int) -> RaftRow:
 
 @pytest.fixture
 def dataset(workspace: Workspace) -> StageResult:
-    def build(draft: ArtifactDraft) -> None:
-        for split in SPLITS:
-            rows = [row for row in map(_row, range(6)) if row.split == split]
-            write_rows(draft.directory / split_file(split), rows)
-
-    return run_stage(
+    rows = [_row(number) for number in range(6)]
+    return publish(
         workspace,
-        kind="dataset",
+        "dataset",
+        lambda draft: write_splits(draft.directory, rows),
         name="docs",
-        stage="synthesize",
-        stage_version=1,
         config=SynthesizeConfig(),
-        inputs={},
-        build=build,
     )
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
 from deployments.stack.http import HttpError, request_json
+from tests.http_serving import serving
 
 
 class BusyServer(HTTPServer):
@@ -33,13 +33,10 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server() -> Iterator[BusyServer]:
-    with BusyServer(("127.0.0.1", 0), Handler) as running:
-        running.statuses, running.bodies = [], []
-        thread = threading.Thread(target=running.serve_forever, args=(0.01,))
-        thread.start()
+    running = BusyServer(("127.0.0.1", 0), Handler)
+    running.statuses, running.bodies = [], []
+    with serving(running):
         yield running
-        running.shutdown()
-        thread.join()
 
 
 def url(server: BusyServer) -> str:

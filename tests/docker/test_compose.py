@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-import threading
 import tomllib
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.http_serving import serving
 
 OWN_IMAGE = re.compile(r"^raftline/")
 SECRET_NAME = re.compile(r"PASSWORD|SECRET|API_KEY|ACCESS_KEY|AUTH_STRING")
@@ -278,12 +279,9 @@ class _Answers(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def http_server() -> Iterator[HTTPServer]:
-    with HTTPServer(("127.0.0.1", 0), _Answers) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-        thread.start()
+    server = HTTPServer(("127.0.0.1", 0), _Answers)
+    with serving(server):
         yield server
-        server.shutdown()
-        thread.join()
 
 
 @pytest.mark.parametrize(("service", "port"), [("server", 4200), ("qdrant", 6333), ("s3", 7070)])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -13,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.http_serving import serving
 
 WORKERS = ["Dockerfile.worker-cpu", "Dockerfile.worker-gpu"]
 ALL = ["Dockerfile.server", *WORKERS]
@@ -181,12 +182,9 @@ class _Healthy(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def worker_webserver() -> Iterator[int]:
-    with HTTPServer(("127.0.0.1", 0), _Healthy) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-        thread.start()
+    server = HTTPServer(("127.0.0.1", 0), _Healthy)
+    with serving(server):
         yield server.server_port
-        server.shutdown()
-        thread.join()
 
 
 @pytest.mark.parametrize("name", WORKERS)

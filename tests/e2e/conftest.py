@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.http_serving import serving
 
 PLACES = ("Norhaven", "Eastmere", "Quillford", "Tarnwick", "Oldbury", "Sablecliff", "Wexmoor")
 THINGS = {
@@ -99,10 +100,7 @@ class _Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def teacher(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedTeacher]:
     """The teacher, and the setting that names it."""
-    with ScriptedTeacher() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
+    server = ScriptedTeacher()
+    with serving(server):
         monkeypatch.setenv("RAFTLINE_TEACHER_BASE_URL", server.base_url)
         yield server
-        server.shutdown()
-        thread.join()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,17 +17,10 @@ from pipeline_lib.evaluation.stage import evaluate
 from pipeline_lib.generation.base import Completion, Score
 from pipeline_lib.models import resolve_model
 from pipeline_lib.raft.rendering import render_prompt, render_target
-from pipeline_lib.raft.rows import (
-    Passage,
-    Provenance,
-    Quote,
-    RaftRow,
-    ReasoningStep,
-    split_file,
-    write_rows,
-)
+from pipeline_lib.raft.rows import RaftRow, split_file, write_rows
 from pipeline_lib.retrieval.search import Hit
 from pipeline_lib.stage import Workspace, run_stage
+from tests.raft.made_rows import bare_passage, bare_row
 
 ANIMALS = ("fox", "dog", "owl", "bee", "elk")
 CONFIG = EvaluateConfig(
@@ -42,53 +33,18 @@ def oracle_text(animal: str) -> str:
 
 
 def make_row(number: int, animal: str) -> RaftRow:
-    text = oracle_text(animal)
-    quoted = f"The {animal} sleeps in the {animal} house."
-    return RaftRow(
+    return bare_row(
+        f"Where does the {animal} sleep?",
         row_id=f"row-{number}",
         row_key=f"row-{number}",
         split="test",
-        task="answer",
-        kind="factual",
-        style="plain",
-        question=f"Where does the {animal} sleep?",
-        context=(
-            Passage(
-                chunk_id=animal,
-                document_id=f"d-{animal}",
-                title=animal,
-                text=text,
-                role="oracle",
-                origin="oracle",
-            ),
-            Passage(
-                chunk_id="stored",
-                document_id="d-stored",
-                title="stored",
-                text="A passage only the dataset holds.",
-                role="distractor",
-                origin="random",
-            ),
-        ),
-        oracle_chunk_ids=(animal,),
-        oracle_document_ids=(f"d-{animal}",),
-        source_document_id=f"d-{animal}",
-        oracle_present=True,
-        target="answer",
-        reasoning=(
-            ReasoningStep(
-                text="The passage says so.",
-                quote=Quote(chunk_id=animal, start=0, end=len(quoted), text=quoted),
-            ),
-        ),
+        chunk_id=animal,
+        document_id=f"d-{animal}",
+        title=animal,
+        text=oracle_text(animal),
+        quoted=f"The {animal} sleeps in the {animal} house.",
+        after=[bare_passage("stored", "A passage only the dataset holds.", title="stored")],
         final_answer=f"In the {animal} house",
-        provenance=Provenance(
-            question_source="user",
-            answer_source="user",
-            teacher_model="none",
-            prompt_version="1",
-            seed=1,
-        ),
     )
 
 
@@ -384,14 +340,3 @@ def test_a_base_model_that_is_not_the_one_fine_tuned_is_refused(stand):
     (stand.base_path / "model.safetensors").write_bytes(b"other weights")
     with pytest.raises(ModelNotFoundError, match="was fine-tuned from"):
         stand.evaluate()
-
-
-def test_importing_the_stage_loads_no_model_library_and_no_orchestrator():
-    code = (
-        "import sys, pipeline_lib.evaluation.stage, pipeline_lib.evaluation.promotion, "
-        "pipeline_lib.answering; "
-        "print([m for m in ('torch', 'transformers', 'evaluate', 'datasets', 'prefect', "
-        "'qdrant_client', 'sacrebleu', 'rouge_score', 'jinja2') if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
-from tokenizers import Tokenizer, models, pre_tokenizers
 
 from flows.index import index
 from flows.ingest import ingest
@@ -26,13 +24,12 @@ from pipeline_lib.config import (
     RetrievalConfig,
 )
 from pipeline_lib.corpus import stage
-from pipeline_lib.corpus.process import make_processor, processor_options
-from pipeline_lib.corpus.sandbox import Done
 from pipeline_lib.errors import ConfigError, InputError
 from pipeline_lib.retrieval.search import Searcher
 from pipeline_lib.retrieval.stage import EmbeddedShard, EmbeddingPlan
 from pipeline_lib.stage import StageResult, Workspace
 from tasks.fan_out import task_runner
+from tests.corpus.made_ingests import make_model_folder, parse_inline
 
 NUM_SHARDS = 4
 
@@ -40,15 +37,7 @@ NUM_SHARDS = 4
 @pytest.fixture
 def model_folder(tmp_path: Path) -> Path:
     """An embedding model's folder, as far as ingest looks into it."""
-    folder = tmp_path / "embedding-model"
-    folder.mkdir()
-    (folder / "config.json").write_text("{}")
-    (folder / "model.safetensors").write_bytes(b"weights")
-    (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 64}))
-    tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.save(str(folder / "tokenizer.json"))
-    return folder
+    return make_model_folder(tmp_path / "embedding-model")
 
 
 @pytest.fixture
@@ -93,28 +82,9 @@ def count_tasks(cluster: Any) -> Counter[str]:
     return finished
 
 
-class InlinePool:
-    """Parses in this process: starting another takes seconds."""
-
-    def __init__(self, process: Callable[[bytes], bytes]) -> None:
-        self._process = process
-
-    def __enter__(self) -> InlinePool:
-        return self
-
-    def __exit__(self, *error: object) -> None: ...
-
-    def map(self, payloads: Iterable[tuple[Any, bytes]]) -> Iterator[tuple[Any, Done]]:
-        for key, payload in payloads:
-            yield key, Done(self._process(payload))
-
-
 @pytest.fixture
 def inline(monkeypatch: pytest.MonkeyPatch) -> None:
-    def open_pool(settings: Any, config: Any, tokenizer_folder: Path, **_: int) -> InlinePool:
-        return InlinePool(make_processor(processor_options(settings, config, tokenizer_folder)))
-
-    monkeypatch.setattr(stage, "open_pool", open_pool)
+    parse_inline(monkeypatch)
 
 
 def hashes(ws: Workspace, result: StageResult) -> dict[str, str]:

@@ -1,23 +1,25 @@
-"""A scripted teacher, and a bucket in memory that can fail."""
+"""A scripted teacher, a bucket in memory that can fail, and clients of a server that can."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+import asyncio
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from pipeline_lib.artifacts.object_store import ObjectInfo
+from pipeline_lib.config import TeacherConfig
 from pipeline_lib.errors import ObjectNotFoundError, StoreUnavailableError
-from pipeline_lib.generation.base import (
-    Completion,
-    GenerationParams,
-    OnCompleted,
-    Prompt,
-    Score,
-)
+from pipeline_lib.generation.base import Prompt
+from pipeline_lib.generation.chat_client import RetryPolicy
 from pipeline_lib.generation.completion_store import CompletionStore
+from pipeline_lib.generation.endpoint import EndpointGenerator
+from pipeline_lib.settings import Settings
+from tests.generation.made_endpoint import KEY, Endpoint, MakeClient, misbehaving_endpoint
+from tests.generation.scripted import ScriptedTeacher
 
 
 class MemoryObjects:
@@ -78,63 +80,62 @@ def open_store(bucket: MemoryObjects, tmp_path: Path) -> Callable[..., Completio
     return open_
 
 
-@dataclass
-class ScriptedGenerator:
-    """Answers by a function, in batches, and remembers what it was asked."""
+@pytest.fixture
+def scripted() -> Callable[..., ScriptedTeacher]:
+    """A teacher that takes half a second to say `echo <prompt>`, or what its script says."""
 
-    script: Callable[[Prompt], str] = lambda prompt: f"echo {prompt.text}"
-    model_identity: str = "scripted:1"
-    batch_size: int = 8
-    prompt_tokens: int = 10
-    cached_tokens: int = 0
-    seconds: float = 0.5
-    fail_after: int | None = None
-    """Raises KeyboardInterrupt rather than deliver more completions than these."""
-    asked: list[Prompt] = field(default_factory=list)
-    calls: list[int] = field(default_factory=list)
-    """How many prompts each call of `generate` had."""
-    scored: list[tuple[Prompt, str]] = field(default_factory=list)
+    def make(
+        script: Callable[[Prompt], str] = lambda prompt: f"echo {prompt.text}", **fields: Any
+    ) -> ScriptedTeacher:
+        return ScriptedTeacher(script, **({"seconds": 0.5} | fields))
 
-    def generate(
-        self,
-        prompts: Sequence[Prompt],
-        params: GenerationParams,
-        *,
-        on_completed: OnCompleted | None = None,
-    ) -> list[Completion]:
-        self.calls.append(len(prompts))
-        results: list[Completion] = []
-        for start in range(0, len(prompts), self.batch_size):
-            batch = prompts[start : start + self.batch_size]
-            if self.fail_after is not None and len(self.asked) + len(batch) > self.fail_after:
-                raise KeyboardInterrupt
-            self.asked += batch
-            done = [self._complete(prompt) for prompt in batch]
-            results += done
-            if on_completed is not None:
-                on_completed(range(start, start + len(batch)), done)
-        return results
-
-    def score(
-        self, prompts: Sequence[Prompt], targets: Sequence[str], *, with_end: bool = True
-    ) -> list[Score]:
-        assert not with_end
-        self.scored += zip(prompts, targets, strict=True)
-        return [Score(len(target) / 8, len(target.split())) for target in targets]
-
-    def _complete(self, prompt: Prompt) -> Completion:
-        text = self.script(prompt)
-        return Completion(
-            text,
-            self.prompt_tokens,
-            len(text.split()),
-            "stop",
-            num_cached_tokens=self.cached_tokens,
-            seconds=self.seconds,
-        )
+    return make
 
 
 @pytest.fixture
-def scripted() -> type[ScriptedGenerator]:
-    """A teacher that says `echo <prompt>`, or what its script says."""
-    return ScriptedGenerator
+def endpoint() -> Iterator[Endpoint]:
+    """A server on loopback that can be told to misbehave."""
+    with misbehaving_endpoint() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def pauses() -> list[float]:
+    """Seconds that the client would have slept."""
+    return []
+
+
+@pytest.fixture
+def make_client(endpoint: Endpoint, pauses: list[float]) -> Iterator[MakeClient]:
+    """Its clients hold the key, try three times, and are closed at the end."""
+    made: list[EndpointGenerator] = []
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        await asyncio.sleep(min(seconds, 0.01))
+
+    def build(
+        url: str | None = None,
+        key: str | None = KEY,
+        api_version: str | None = None,
+        max_attempts: int = 3,
+        **config: Any,
+    ) -> EndpointGenerator:
+        settings = Settings(
+            teacher_base_url=url or endpoint.url,
+            teacher_api_key=SecretStr(key) if key else None,
+            teacher_api_version=api_version,
+        )
+        generator = EndpointGenerator(
+            settings,
+            TeacherConfig(kind="endpoint", model="big-model", max_attempts=max_attempts, **config),
+            retry=RetryPolicy(longest_pause_seconds=30),
+            sleep=sleep,
+            clock=lambda: 1_000_000.0,
+        )
+        made.append(generator)
+        return generator
+
+    yield build
+    for generator in made:
+        generator.close()

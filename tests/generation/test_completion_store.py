@@ -320,21 +320,21 @@ print(json.dumps([each.text for each in results]))
 def test_a_run_that_is_killed_again_and_again_asks_only_for_what_is_missing(
     workspace: Any, settings: Any, tmp_path: Path
 ) -> None:
-    """SIGKILL: no handler runs, nothing is flushed. Every third life loses its cache too."""
-    num, lost = 600, 0
+    """SIGKILL: no handler runs, nothing is flushed. Every second life begins without a cache."""
+    num, lost = 400, 0
     keys = {
         completion_key("scripted:1", Prompt.plain(f"p{n}"), GenerationParams(max_new_tokens=5)): n
         for n in range(num)
     }
     objects: ObjectStore = workspace.artifacts.objects
     asked_ever: set[str] = set()
-    for life in range(5):
+    for life in range(4):
         with CompletionStore(objects, tmp_path / "spy", "scripted:1") as spy:
             stored = {f"p{keys[key]}" for key in spy.get_many(list(keys))}
         lost = max(lost, len(asked_ever - stored))
         assert stored <= asked_ever
         asked, output = _live(
-            tmp_path / f"cache-{life // 3}", num, kill_after=100, is_last=life == 4
+            tmp_path / f"cache-{life // 2}", num, kill_after=100, is_last=life == 3
         )
         assert not stored & asked, "paid twice"
         asked_ever |= asked

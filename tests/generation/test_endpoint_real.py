@@ -19,6 +19,7 @@ from pipeline_lib.errors import GenerationError
 from pipeline_lib.generation.base import GenerationParams, Prompt
 from pipeline_lib.generation.endpoint import EndpointGenerator
 from pipeline_lib.settings import Settings
+from tests.processes import end_process
 
 pytestmark = pytest.mark.slow
 
@@ -49,12 +50,7 @@ def served(smollm2_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
             time.sleep(0.2)
         yield f"http://127.0.0.1:{port}/v1"
     finally:
-        process.terminate()
-        try:
-            process.wait(timeout=20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        end_process(process)
 
 
 def is_up(port: int) -> bool:

@@ -2,48 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from pipeline_lib.artifacts.manifest import ArtifactRef
 from pipeline_lib.config import IndexConfig, IngestConfig, RetrievalConfig, SynthesizeConfig
-from pipeline_lib.corpus.schema import (
-    CHUNK_SCHEMA,
-    CHUNKS_FILE,
-    DOCUMENT_SCHEMA,
-    DOCUMENTS_FILE,
-    Chunk,
-    Corpus,
-    Document,
-)
-from pipeline_lib.generation.base import (
-    Completion,
-    GenerationParams,
-    OnCompleted,
-    Prompt,
-    Score,
-)
+from pipeline_lib.corpus.schema import Chunk, Corpus, Document
+from pipeline_lib.generation.base import Completion, GenerationParams, Prompt, Score
 from pipeline_lib.progress import NullProgress
 from pipeline_lib.raft.candidates import Candidate, Topic, Written, quote_of
-from pipeline_lib.raft.rows import (
-    SPLITS,
-    RaftRow,
-    ReasoningStep,
-    Split,
-    read_rows,
-    split_file,
-)
+from pipeline_lib.raft.prompts.library import PromptLibrary
+from pipeline_lib.raft.rows import SPLITS, RaftRow, ReasoningStep, Split, read_rows, split_file
 from pipeline_lib.raft.stage import synthesize
 from pipeline_lib.raft.wording import content_words
 from pipeline_lib.retrieval.search import Hit
-from pipeline_lib.stage import ArtifactDraft, StageResult, Workspace, run_stage
+from pipeline_lib.stage import StageResult, Workspace
+from tests.artifacts.made_artifacts import publish as publish_artifact
+from tests.corpus.made_corpora import make_chunk, write_corpus
+from tests.generation.scripted import ScriptedTeacher
 
 ANIMALS = (
     "badger beaver bison camel cheetah donkey ferret gazelle hamster hyena jackal koala lemur lynx "
@@ -61,19 +43,6 @@ def animal_text(number: int) -> str:
         f"If the {animal} gets hungry at dusk, it quietly collects {food} near the river.\n"
         f"A {animal} is a shy creature that sleeps in {place} during the {number + 10} weeks of "
         "winter."
-    )
-
-
-def make_chunk(chunk_id: str, text: str, document_id: str = "doc") -> Chunk:
-    """A chunk that begins its document."""
-    return Chunk(
-        chunk_id=chunk_id,
-        document_id=document_id,
-        ordinal=0,
-        start=0,
-        end=len(text),
-        text=text,
-        num_tokens=len(text.split()),
     )
 
 
@@ -142,56 +111,6 @@ def make_hit(chunk: Chunk, rank: int, score: float = 1.0, title: str = "T") -> H
     )
 
 
-@dataclass
-class ScriptedTeacher:
-    """Answers prompts by a function, and remembers what it was asked."""
-
-    script: Callable[[Prompt], str]
-    scorer: Callable[[Prompt, str], float] = lambda _prompt, target: len(target) / 100
-    model_identity: str = "scripted:1"
-    batch_size: int = 8
-    finish: str = "stop"
-    chars_per_token: int | None = None
-    """Of prompts; without it each takes ten tokens."""
-    fail_after: int | None = None
-    """Raises KeyboardInterrupt once this many completions were delivered."""
-    asked: list[Prompt] = field(default_factory=list)
-    scored: list[tuple[Prompt, str]] = field(default_factory=list)
-    params: list[GenerationParams] = field(default_factory=list)
-
-    def generate(
-        self,
-        prompts: Sequence[Prompt],
-        params: GenerationParams,
-        *,
-        on_completed: OnCompleted | None = None,
-    ) -> list[Completion]:
-        results: list[Completion] = []
-        self.params.append(params)
-        for start in range(0, len(prompts), self.batch_size):
-            batch = prompts[start : start + self.batch_size]
-            if self.fail_after is not None and len(self.asked) + len(batch) > self.fail_after:
-                raise KeyboardInterrupt
-            self.asked += batch
-            done = [self._complete(prompt) for prompt in batch]
-            results += done
-            if on_completed is not None:
-                on_completed(range(start, start + len(batch)), done)
-        return results
-
-    def score(
-        self, prompts: Sequence[Prompt], targets: Sequence[str], *, with_end: bool = True
-    ) -> list[Score]:
-        pairs = list(zip(prompts, targets, strict=True))
-        self.scored += pairs
-        return [Score(self.scorer(p, t), max(1, len(t.split()))) for p, t in pairs]
-
-    def _complete(self, prompt: Prompt) -> Completion:
-        text = self.script(prompt)
-        num_prompt = len(str(prompt)) // self.chars_per_token if self.chars_per_token else 10
-        return Completion(text, num_prompt, len(text.split()), self.finish)  # type: ignore[arg-type]
-
-
 def prompt_field(prompt: Prompt, name: str) -> str:
     """The last `name: …` line of a plain prompt."""
     return re.findall(rf"^{name}: (.*)$", prompt.text or "", re.MULTILINE)[-1]
@@ -252,6 +171,12 @@ def metered() -> Callable[..., MeteredScript]:
         return MeteredScript(ScriptedTeacher(script, **fields))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def prompts() -> PromptLibrary:
+    """The bundled templates."""
+    return PromptLibrary.load()
 
 
 @pytest.fixture
@@ -325,42 +250,38 @@ class Stand:
 
     def rows(self, result: StageResult) -> list[RaftRow]:
         """All rows of a dataset."""
+        return [row for rows in self.rows_by_split(result).values() for row in rows]
+
+    def rows_by_split(self, result: StageResult) -> dict[Split, list[RaftRow]]:
+        """All rows of a dataset."""
         folder = self.ws.artifacts.directory(result.ref)
-        return [row for split in SPLITS for row in read_rows(folder / split_file(split))]
+        return {split: list(read_rows(folder / split_file(split))) for split in SPLITS}
+
+    def funnel(self, result: StageResult) -> dict[str, Any]:
+        """A dataset's funnel."""
+        path = self.ws.artifacts.directory(result.ref) / "funnel.json"
+        funnel: dict[str, Any] = json.loads(path.read_text())
+        return funnel
+
+    def file_hashes(self, result: StageResult) -> dict[str, str]:
+        """Of all files but the card, which names the dataset."""
+        files = self.ws.artifacts.manifest(result.ref).files
+        return {entry.path: entry.sha256 for entry in files if entry.path != "README.md"}
 
 
 def publish(ws: Workspace, corpus: Corpus) -> Stand:
     """The corpus as an artifact, and an index artifact that names it."""
 
-    def build_corpus(draft: ArtifactDraft) -> None:
-        for rows, schema, file in (
-            (corpus.documents, DOCUMENT_SCHEMA, DOCUMENTS_FILE),
-            (corpus.chunks, CHUNK_SCHEMA, CHUNKS_FILE),
-        ):
-            table = pa.Table.from_pylist([asdict(row) for row in rows], schema)
-            pq.write_table(table, draft.directory / file)
-
     mark = repr([(chunk.chunk_id, chunk.text) for chunk in corpus.chunks])
-    ref = _publish(ws, "corpus", {"content": mark}, IngestConfig(), build_corpus)
-
-    def build_index(draft: ArtifactDraft) -> None:
-        (draft.directory / "index.json").write_text("{}")
-
-    index = _publish(ws, "index", {"corpus": ref}, IndexConfig(), build_index)
-    return Stand(ws, corpus, ref, index, SharedWordsSearcher(corpus))
-
-
-def _publish(ws: Workspace, kind: Any, inputs: Any, config: Any, build: Any) -> ArtifactRef:
-    return run_stage(
+    ref = publish_artifact(
         ws,
-        kind=kind,
-        name="demo",
-        stage=kind,
-        stage_version=1,
-        config=config,
-        inputs=inputs,
-        build=build,
+        "corpus",
+        lambda draft: write_corpus(draft.directory, corpus),
+        config=IngestConfig(),
+        inputs={"content": mark},
     ).ref
+    index = publish_artifact(ws, "index", config=IndexConfig(), inputs={"corpus": ref}).ref
+    return Stand(ws, corpus, ref, index, SharedWordsSearcher(corpus))
 
 
 @pytest.fixture

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
-from pipeline_lib.raft.rows import Passage, Provenance, Quote, RaftRow, ReasoningStep
+from pipeline_lib.raft.rows import (
+    SPLITS,
+    Passage,
+    Provenance,
+    Quote,
+    RaftRow,
+    ReasoningStep,
+    split_file,
+    write_rows,
+)
 
 TEXTS = {
     "owl": "The barn owl hunts mice at night. Its ears sit at different heights, so that it hears "
@@ -96,6 +106,21 @@ def drawing(*names: str) -> Callable[[RaftRow], Passage | None]:
     return one_more
 
 
+def bare_passage(
+    chunk_id: str, text: str, *, title: str = "", role: str = "distractor", **fields: Any
+) -> Passage:
+    """A passage of its own document, retrieved at random unless it is an oracle."""
+    values = {
+        "chunk_id": chunk_id,
+        "document_id": f"d-{chunk_id}",
+        "title": title,
+        "text": text,
+        "role": role,
+        "origin": "oracle" if role == "oracle" else "random",
+    }
+    return Passage(**(values | fields))
+
+
 def bare_row(
     question: str,
     *,
@@ -104,17 +129,22 @@ def bare_row(
     title: str = "Otters",
     text: str = "Otters eat crabs.",
     final_answer: str = "crabs",
+    quoted: str = "",
+    thought: str = "The passage says so.",
+    before: Sequence[Passage] = (),
+    after: Sequence[Passage] = (),
     **changes: Any,
 ) -> RaftRow:
-    """An `answer` row of one passage, its oracle, without reasoning."""
-    oracle = Passage(
-        chunk_id=chunk_id,
-        document_id=document_id,
-        title=title,
-        text=text,
-        role="oracle",
-        origin="oracle",
-    )
+    """An `answer` row of one oracle, and of the passages before and after it.
+
+    With `quoted`, which is a part of the oracle's text, the row reasons by this one quote.
+    A row that refuses has neither oracle nor reasoning.
+    """
+    is_there = changes.get("target", "answer") == "answer"
+    oracle = bare_passage(chunk_id, text, title=title, role="oracle", document_id=document_id)
+    start = text.index(quoted)
+    quote = Quote(chunk_id=chunk_id, start=start, end=start + len(quoted), text=quoted)
+    reasoning = (ReasoningStep(text=thought, quote=quote),) if quoted and is_there else ()
     fields: dict[str, Any] = {
         "row_id": f"row-{chunk_id}",
         "row_key": "key",
@@ -123,14 +153,21 @@ def bare_row(
         "kind": "factual",
         "style": "plain",
         "question": question,
-        "context": (oracle,),
+        "context": (*before, *((oracle,) if is_there else ()), *after),
         "oracle_chunk_ids": (chunk_id,),
         "oracle_document_ids": (document_id,),
         "source_document_id": document_id,
-        "oracle_present": True,
+        "oracle_present": is_there,
         "target": "answer",
-        "reasoning": (),
+        "reasoning": reasoning,
         "final_answer": final_answer,
         "provenance": PROVENANCE,
     }
     return RaftRow(**fields | changes)
+
+
+def write_splits(folder: Path, rows: Iterable[RaftRow]) -> None:
+    """A file per split, as a dataset has them; splits without rows have an empty one."""
+    rows = list(rows)
+    for split in SPLITS:
+        write_rows(folder / split_file(split), [row for row in rows if row.split == split])

@@ -14,8 +14,15 @@ from pipeline_lib.config.contexts import TaskConfig
 from pipeline_lib.raft.card import CardFacts, write_card
 from pipeline_lib.raft.derived.preferences import PREFERENCES_FILE, PreferenceWriter
 from pipeline_lib.raft.derived.tasks import derive_task_rows
-from pipeline_lib.raft.rows import RaftRow, ReasoningStep, split_file, write_rows
-from pipeline_lib.raft.statistics import collect_statistics
+from pipeline_lib.raft.rows import (
+    SPLITS,
+    RaftRow,
+    ReasoningStep,
+    iter_rows,
+    split_file,
+    write_rows,
+)
+from pipeline_lib.raft.statistics import DatasetStatistics
 from tests.raft.made_rows import QUOTED, TEXTS, drawing, make_row, quote, refusing_row
 
 FUNNEL = {
@@ -27,6 +34,14 @@ FUNNEL = {
         {"name": "judge", "kept": 4, "dropped": {}},
     ],
 }
+
+
+def collect_statistics(dataset: Path) -> DatasetStatistics:
+    statistics = DatasetStatistics()
+    for split in SPLITS:
+        for row in iter_rows(dataset / split_file(split)):
+            statistics.add(row)
+    return statistics
 
 
 def write_dataset(folder: Path, rows: list[RaftRow]) -> Path:
@@ -65,7 +80,7 @@ def facts(**changes: object) -> CardFacts:
 
 
 def card_of(dataset: Path, **changes: object) -> str:
-    write_card(dataset, facts(**changes))
+    write_card(dataset, facts(**changes), collect_statistics(dataset))
     return (dataset / "README.md").read_text()
 
 

@@ -150,6 +150,17 @@ def test_a_budget_says_how_far_it_reaches(stand, teacher, small_config) -> None:
         assert told.budget_share == pytest.approx(min(1.0, share * tokens / spent), rel=0.01)
 
 
+def test_the_small_rounds_of_a_budget_may_do_with_fewer_topics(
+    stand, teacher, small_config
+) -> None:
+    budget = BudgetConfig(max_tokens=1_000_000)
+    wide, narrow = (
+        tell(stand, teacher, small_config.model_copy(update={"num_questions": 16, **changes}), 24)
+        for changes in ({}, {"budget": budget})
+    )
+    assert narrow.topics.low < wide.topics.low
+
+
 def test_a_budget_that_ends_within_the_sample_is_an_error(stand, teacher, small_config) -> None:
     config = small_config.model_copy(update={"budget": BudgetConfig(max_tokens=1_000)})
     with pytest.raises(ConfigError, match="within a sample of 16 "):

@@ -4,18 +4,13 @@ import pytest
 
 from pipeline_lib.corpus.schema import Chunk, Document
 from pipeline_lib.raft.evidence import find_support
+from tests.corpus.made_corpora import make_chunk
 
 FOX = "A fox is red. It sleeps by day in deep burrows. Foxes eat 20 mice per week and some berries."
 DOG = "A dog is brown. It sleeps at night. Yes. Dogs eat meat."
 
 
-def chunk(chunk_id: str, text: str) -> Chunk:
-    return Chunk(
-        chunk_id=chunk_id, document_id="d", ordinal=0, start=0, end=0, text=text, num_tokens=0
-    )
-
-
-CHUNKS = [chunk("fox", FOX), chunk("dog", DOG)]
+CHUNKS = [make_chunk("fox", FOX, "d"), make_chunk("dog", DOG, "d")]
 
 
 def support(question: str, answer: str, min_quote_chars: int = 1) -> tuple[str, list[str]] | None:
@@ -98,17 +93,7 @@ def story() -> tuple[Document, list[Chunk]]:
     text, chunks = "\n\n".join(STORY), []
     for number, part in enumerate(STORY):
         start = text.index(part)
-        chunks.append(
-            Chunk(
-                chunk_id=f"c{number}",
-                document_id="plants",
-                ordinal=number,
-                start=start,
-                end=start + len(part),
-                text=part,
-                num_tokens=0,
-            )
-        )
+        chunks.append(make_chunk(f"c{number}", part, "plants", ordinal=number, start=start))
     document = Document(
         document_id="plants",
         source_uri="file:///plants.txt",
@@ -139,15 +124,7 @@ def test_an_answer_over_several_passages_has_them_all_as_oracles() -> None:
 
 def test_passages_that_overlap_are_covered_by_as_few_as_possible() -> None:
     document, chunks = story()
-    wide = Chunk(
-        chunk_id="wide",
-        document_id="plants",
-        ordinal=9,
-        start=0,
-        end=chunks[1].end,
-        text=document.text[: chunks[1].end],
-        num_tokens=0,
-    )
+    wide = make_chunk("wide", document.text[: chunks[1].end], "plants", ordinal=9)
     answer = "Ferns grow in shade. They need damp soil. Ferns have no flowers. They spread"
     found = find_support("Ferns?", answer, [*chunks, wide], min_quote_chars=10, document=document)
     assert found is not None
@@ -160,15 +137,7 @@ def test_an_answer_over_more_passages_than_a_context_holds_is_not_supported() ->
     document = story()[0]
     long_document = Document(**{**vars(document), "text": text})
     chunks = [
-        Chunk(
-            chunk_id=f"l{n}",
-            document_id="plants",
-            ordinal=n,
-            start=text.index(line),
-            end=text.index(line) + len(line),
-            text=line,
-            num_tokens=0,
-        )
+        make_chunk(f"l{n}", line, "plants", ordinal=n, start=text.index(line))
         for n, line in enumerate(lines)
     ]
     assert (

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 
+from pipeline_lib.config import BudgetConfig
 from pipeline_lib.raft.extrapolation import Plan, Sample, extrapolate
+from pipeline_lib.raft.rounds import Rounds
 
 
-def plan(**changes: float) -> Plan:
-    values = {
-        "num_rows_wanted": 100,
-        "topics_per_row": 2.0,
-        "max_topics": 10_000,
-        "max_round_topics": 2048,
-    }
-    return Plan(**(values | changes))  # type: ignore[arg-type]
+def plan(**changes: Any) -> Plan:
+    values = {"rows_wanted": (100,), "topics_per_row": 2.0, "max_topics": 10_000}
+    return Plan(**(values | changes))
 
 
 def sample(rows: list[float], **measures: list[float]) -> Sample:
@@ -26,26 +26,97 @@ def sample(rows: list[float], **measures: list[float]) -> Sample:
 @pytest.mark.parametrize(
     ("rows_per_topic", "num_topics"),
     [
-        (1.0, 20),  # the first round asks about twice what is missing, whatever comes of it
+        (1.0, 20),  # the first round asks about what is missing, whatever comes of it
         (0.5, 20),
-        (0.25, 39),  # 20, 10, 5, 3, 1
+        (0.25, 39),  # 20, 14, 5
         (0.0, 100),  # until there are no more
     ],
 )
 def test_a_run_asks_in_rounds_until_it_has_its_rows(rows_per_topic: float, num_topics: int) -> None:
-    small = plan(num_rows_wanted=10, max_topics=100)
+    small = plan(rows_wanted=(10,), max_topics=100)
     assert small.num_topics(rows_per_topic) == num_topics
 
 
-def test_small_rounds_overshoot_less() -> None:
-    assert plan(max_round_topics=10).num_topics(1.0) == 100
-    assert plan(max_round_topics=2048).num_topics(1.0) == 200
+def test_many_topics_are_asked_about_in_two_halves() -> None:
+    assert plan(rows_wanted=(32,)).num_topics(1.0) == 64
+    assert plan(rows_wanted=(33,)).num_topics(1.0) == 33
+    assert plan(rows_wanted=(32, 33)).num_topics(1.0) == 64 + 33
+
+
+def test_under_a_budget_the_first_round_is_small_and_later_ones_are_what_it_affords() -> None:
+    assert plan(rows_wanted=(32,), budget_per_topic=1e-6).num_topics(1.0) == 16 + 22
+    # Of a budget for 100 topics: 16, a quarter of what is left (21), and what is still needed.
+    assert plan(rows_wanted=(40,), budget_per_topic=0.01).num_topics(1.0) == 16 + 21 + 4
+
+
+def test_what_a_budget_does_not_reach_for_is_estimated_too() -> None:
+    assert plan(budget_per_topic=0.1).num_topics(0.5) == pytest.approx(200, abs=5)
+
+
+class Asked:
+    """What `Rounds` needs of `Synthesis`: a row of every so many topics, at a price."""
+
+    def __init__(self, rows_per_topic: float, topics_per_row: float, price: int) -> None:
+        budget = BudgetConfig(max_tokens=1_000_000) if price else BudgetConfig()
+        self.config = SimpleNamespace(max_candidates_per_question=50, budget=budget)
+        self.teacher = SimpleNamespace(is_exhausted=False, spent_share=0.0)
+        self.writer = SimpleNamespace(
+            topics_per_row=topics_per_row, num_candidates=lambda _topic: 1
+        )
+        self.rows = SimpleNamespace(topics=SimpleNamespace(add=self.count))
+        self.funnel = SimpleNamespace(keep=lambda _step: None)
+        self.num_topics = 0
+        self._rows_per_topic, self._price = rows_per_topic, price
+
+    def count(self, topics: list[str]) -> None:
+        self.num_topics += len(topics)
+        self.teacher.spent_share += len(topics) * self._price / 1_000_000
+
+    def ask(self, topics: list[str]) -> list[str]:
+        return topics
+
+    def finish(self, asked: list[str]) -> list[tuple[None, Any]]:
+        before, number = self.num_topics - len(asked), self._rows_per_topic
+        return [
+            (None, SimpleNamespace(split=split, final_answer=""))
+            for place, split in enumerate(asked, start=before)
+            if int((place + 1) * number) > int(place * number)
+        ]
+
+    def keep(self, _row: Any) -> None:
+        pass
+
+    def reject(self, *_: Any) -> None:
+        pass
+
+
+@pytest.mark.parametrize("price", [0, 20, 300])
+@pytest.mark.parametrize("topics_per_row", [0.75, 3.0])
+@pytest.mark.parametrize("rows_per_topic", [0.2, 0.5, 0.9])
+@pytest.mark.parametrize("wanted", [15, 400, 2000])
+def test_the_plan_is_what_the_rounds_do(
+    wanted: int, rows_per_topic: float, topics_per_row: float, price: int
+) -> None:
+    """As far as the budget reaches; without looking at how it is spread over the splits."""
+    parts: Any = Asked(rows_per_topic, topics_per_row, price)
+    queues: Any = {"train": iter(["train"] * 100_000)}
+    Rounds(parts, queues, {"train": wanted}).run()
+    planned = plan(
+        rows_wanted=(wanted,),
+        topics_per_row=topics_per_row,
+        max_topics=50 * wanted,
+        budget_per_topic=price / 1_000_000,
+    ).num_topics(rows_per_topic)
+    if parts.teacher.spent_share < 1:
+        assert planned == pytest.approx(parts.num_topics, rel=0.05, abs=3)
+    else:
+        assert planned > parts.num_topics
 
 
 def test_a_run_that_wants_nothing_takes_only_what_it_takes_once() -> None:
     found = extrapolate(
         Sample(np.ones(4), {"requests": np.full(4, 2.0)}, {"requests": 24.0}),
-        plan(num_rows_wanted=0),
+        plan(rows_wanted=()),
         seed=1,
     )
     assert found["topics"].value == found["rows"].value == 0
@@ -65,7 +136,7 @@ def test_measures_are_means_times_topics() -> None:
 
 def test_topics_that_are_all_alike_leave_no_doubt() -> None:
     found = extrapolate(sample([1] * 8, requests=[3] * 8), plan(), seed=1)
-    assert found["requests"].low == found["requests"].value == found["requests"].high == 600
+    assert found["requests"].low == found["requests"].value == found["requests"].high == 300
 
 
 def test_a_larger_sample_is_surer() -> None:

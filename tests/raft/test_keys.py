@@ -12,7 +12,7 @@ from pipeline_lib.raft.keys import (
     unit_interval,
 )
 from pipeline_lib.raft.rows import Passage
-from tests.raft.contexts.made_questions import make_chunk
+from tests.corpus.made_corpora import make_chunk
 
 PASSAGE = Passage(
     chunk_id="c", document_id="d", title="T", text="x", role="oracle", origin="oracle"

@@ -22,7 +22,8 @@ from pipeline_lib.raft.rendering import (
     render_row_prompt,
     render_target,
 )
-from pipeline_lib.raft.rows import TASKS, Passage, Provenance, Quote, RaftRow, ReasoningStep
+from pipeline_lib.raft.rows import TASKS, RaftRow
+from tests.raft.made_rows import bare_passage, bare_row
 
 FOX = "A fox is red.\nIt sleeps by day."
 DOG = "A dog barks."
@@ -42,38 +43,16 @@ def make_row(
     reasoning: str = "Foxes rest in the light.",
     target: str = "answer",
 ) -> RaftRow:
-    is_present = target == "answer"
-    oracle = Passage(
-        chunk_id="fox", document_id="d1", title="Fox", text=text, role="oracle", origin="oracle"
-    )
-    other = Passage(
-        chunk_id="dog", document_id="d2", title="Dog", text=DOG, role="distractor", origin="random"
-    )
-    start = text.index(quoted)
-    quote = Quote(chunk_id="fox", start=start, end=start + len(quoted), text=quoted)
-    return RaftRow(
-        row_id="r",
-        row_key="r",
-        split="train",
-        task="answer",
-        kind="factual",
-        style="plain",
-        question="When does it sleep?",
-        context=(other, oracle) if is_present else (other,),
-        oracle_chunk_ids=("fox",),
-        oracle_document_ids=("d1",),
-        source_document_id="d1",
-        oracle_present=is_present,
-        target=target,  # type: ignore[arg-type]
-        reasoning=(ReasoningStep(text=reasoning, quote=quote),) if is_present else (),
+    return bare_row(
+        "When does it sleep?",
+        chunk_id="fox",
+        title="Fox",
+        text=text,
+        quoted=quoted,
+        thought=reasoning,
+        before=[bare_passage("dog", DOG, title="Dog")],
+        target=target,
         final_answer=answer,
-        provenance=Provenance(
-            question_source="user",
-            answer_source="user",
-            teacher_model="t",
-            prompt_version="1",
-            seed=0,
-        ),
     )
 
 

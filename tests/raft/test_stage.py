@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -16,36 +12,13 @@ from pipeline_lib.errors import ConfigError, InputError, YieldError
 from pipeline_lib.raft.dataset.splitting import split_documents
 from pipeline_lib.raft.quotes import verify_quote
 from pipeline_lib.raft.rendering import parse_answer, render_target
-from pipeline_lib.raft.rows import SPLITS, RaftRow, read_rows, split_file
+from pipeline_lib.raft.rows import SPLITS
 from pipeline_lib.raft.stage import synthesize
-from pipeline_lib.stage import StageResult, Workspace
-
-
-def rows_of(ws: Workspace, result: StageResult) -> dict[str, list[RaftRow]]:
-    folder = ws.artifacts.directory(result.ref)
-    return {split: list(read_rows(folder / split_file(split))) for split in SPLITS}
-
-
-def all_rows(ws: Workspace, result: StageResult) -> list[RaftRow]:
-    return [row for rows in rows_of(ws, result).values() for row in rows]
-
-
-def funnel_of(ws: Workspace, result: StageResult) -> dict[str, Any]:
-    funnel: dict[str, Any] = json.loads(
-        (ws.artifacts.directory(result.ref) / "funnel.json").read_text()
-    )
-    return funnel
-
-
-def file_hashes(ws: Workspace, result: StageResult) -> dict[str, str]:
-    """Of all files but the card, which names the dataset."""
-    files = ws.artifacts.manifest(result.ref).files
-    return {entry.path: entry.sha256 for entry in files if entry.path != "README.md"}
 
 
 def test_a_dataset_has_the_rows_wanted_in_every_split(stand, teacher, small_config) -> None:
     result = stand.synthesize(teacher, small_config)
-    rows = rows_of(stand.ws, result)
+    rows = stand.rows_by_split(result)
     assert {split: len(of_split) for split, of_split in rows.items()} == {
         "train": 7,
         "validation": 1,
@@ -58,7 +31,7 @@ def test_a_dataset_has_the_rows_wanted_in_every_split(stand, teacher, small_conf
 
 def test_every_row_holds_what_it_promises(stand, teacher, small_config) -> None:
     chunks = {chunk.chunk_id: chunk for chunk in stand.corpus.chunks}
-    for row in all_rows(stand.ws, stand.synthesize(teacher, small_config)):
+    for row in stand.rows(stand.synthesize(teacher, small_config)):
         oracle = chunks[row.oracle_chunk_id]
         assert row.oracle_document_id == oracle.document_id
         assert len(row.context) == small_config.contexts.num_distractors + 1
@@ -74,7 +47,7 @@ def test_every_row_holds_what_it_promises(stand, teacher, small_config) -> None:
 
 
 def test_splits_share_no_document_as_oracle(stand, teacher, small_config) -> None:
-    rows = rows_of(stand.ws, stand.synthesize(teacher, small_config))
+    rows = stand.rows_by_split(stand.synthesize(teacher, small_config))
     documents = [{row.oracle_document_id for row in rows[split]} for split in SPLITS]
     assert not documents[0] & documents[1]
     assert not documents[0] & documents[2]
@@ -84,12 +57,12 @@ def test_splits_share_no_document_as_oracle(stand, teacher, small_config) -> Non
 def test_documents_are_split_before_anything_is_generated(stand, teacher, small_config) -> None:
     """The split follows from seed and document ids alone, whatever the teacher writes."""
     plan = split_documents(stand.corpus.documents, small_config.split, small_config.seed)
-    for row in all_rows(stand.ws, stand.synthesize(teacher, small_config)):
+    for row in stand.rows(stand.synthesize(teacher, small_config)):
         assert row.split == plan.split_of[row.oracle_document_id]
 
 
 def test_training_rows_show_no_document_that_is_held_out(stand, teacher, small_config) -> None:
-    rows = rows_of(stand.ws, stand.synthesize(teacher, small_config))
+    rows = stand.rows_by_split(stand.synthesize(teacher, small_config))
     held_out = {row.oracle_document_id for row in (*rows["test"], *rows["validation"])}
     shown = {passage.document_id for row in rows["train"] for passage in row.context}
     assert shown
@@ -98,7 +71,7 @@ def test_training_rows_show_no_document_that_is_held_out(stand, teacher, small_c
 
 def test_the_funnel_adds_up_and_is_in_the_manifest(stand, teacher, small_config) -> None:
     result = stand.synthesize(teacher, small_config)
-    funnel = funnel_of(stand.ws, result)
+    funnel = stand.funnel(result)
     steps = funnel["steps"]
     entering = funnel["num_candidates"]
     for step in steps:
@@ -136,12 +109,10 @@ def test_the_same_seed_gives_the_same_bytes_and_another_gives_other_rows(
     first = stand.synthesize(teacher, small_config)
     again = other_stand.synthesize(scripted(teacher.script), small_config)
     assert not again.reused
-    assert file_hashes(other_stand.ws, again) == file_hashes(stand.ws, first)
+    assert other_stand.file_hashes(again) == stand.file_hashes(first)
     other = stand.synthesize(teacher, small_config.model_copy(update={"seed": 4}), name="other")
-    assert file_hashes(stand.ws, other) != file_hashes(stand.ws, first)
-    assert {r.row_id for r in all_rows(stand.ws, other)} != {
-        r.row_id for r in all_rows(stand.ws, first)
-    }
+    assert stand.file_hashes(other) != stand.file_hashes(first)
+    assert {r.row_id for r in stand.rows(other)} != {r.row_id for r in stand.rows(first)}
 
 
 def test_the_number_of_workers_does_not_change_a_byte(
@@ -152,7 +123,7 @@ def test_the_number_of_workers_does_not_change_a_byte(
     class Shuffling(type(teacher)):  # type: ignore[misc]
         def generate(self, prompts, params, *, on_completed=None):
             order = sorted(range(len(prompts)), key=lambda n: (n * 7919) % 101)
-            done = {n: self._complete(prompts[n]) for n in order}
+            done = {n: self.complete(prompts[n]) for n in order}
             self.asked += prompts
             for n in order:
                 on_completed([n], [done[n]])
@@ -160,7 +131,7 @@ def test_the_number_of_workers_does_not_change_a_byte(
 
     first = stand.synthesize(teacher, small_config)
     again = other_stand.synthesize(Shuffling(teacher.script), small_config)
-    assert file_hashes(other_stand.ws, again) == file_hashes(stand.ws, first)
+    assert other_stand.file_hashes(again) == stand.file_hashes(first)
 
 
 def test_another_pipeline_pays_nothing_for_the_same_words(
@@ -222,7 +193,7 @@ def test_a_killed_run_pays_nothing_twice_and_ends_with_the_same_bytes(
 ) -> None:
     """Peer bugs: lost work on interruption; empty chunks re-paid on every resume (gorilla)."""
     whole = scripted(teacher.script)
-    reference = file_hashes(other_stand.ws, other_stand.synthesize(whole, small_config))
+    reference = other_stand.file_hashes(other_stand.synthesize(whole, small_config))
     killed = scripted(teacher.script, fail_after=fail_after)
     with pytest.raises(KeyboardInterrupt):
         stand.synthesize(killed, small_config)
@@ -230,7 +201,7 @@ def test_a_killed_run_pays_nothing_twice_and_ends_with_the_same_bytes(
     result = stand.synthesize(resumed, small_config)
     assert not set(killed.asked) & set(resumed.asked)
     assert len(killed.asked) + len(resumed.asked) == len(whole.asked)
-    assert file_hashes(stand.ws, result) == reference
+    assert stand.file_hashes(result) == reference
 
 
 def test_a_killed_run_publishes_nothing(stand, teacher, scripted, small_config) -> None:
@@ -295,7 +266,7 @@ def test_near_duplicate_questions_are_kept_once(stand, teacher, scripted, small_
         return " What happens at dusk near the river?" if "What happens" in text else text
 
     result = stand.synthesize(scripted(same), small_config)
-    questions = [row.question for row in all_rows(stand.ws, result)]
+    questions = [row.question for row in stand.rows(result)]
     assert questions.count("What happens at dusk near the river?") <= 1
 
 
@@ -324,155 +295,6 @@ def test_too_small_a_corpus_is_refused_before_the_teacher_is_asked(
     assert teacher.asked == []
 
 
-def write_pairs(folder: Path, *pairs: dict[str, str]) -> str:
-    path = folder / "qa.jsonl"
-    path.write_text("\n".join(json.dumps(pair) for pair in pairs))
-    return str(path)
-
-
-def animal_pairs(corpus, count: int = 12) -> list[dict[str, str]]:
-    pairs = []
-    for number in range(count):
-        text = corpus.chunks[number].text
-        animal = text.split()[2]
-        pairs.append(
-            {
-                "question": f"What does the {animal} do when it is hungry?",
-                "answer": "it quietly collects " + text.split("collects ")[1].split()[0],
-                "document_id": (
-                    corpus.documents[number].document_id,
-                    corpus.documents[number].source_uri,
-                    f"{number:02}.txt",
-                )[number % 3],
-            }
-        )
-    return pairs
-
-
-def test_the_users_pairs_become_rows_word_for_word(stand, teacher, small_config, tmp_path) -> None:
-    pairs = animal_pairs(stand.corpus)
-    config = small_config.model_copy(update={"qa_path": write_pairs(tmp_path, *pairs)})
-    result = stand.synthesize(teacher, config)
-    rows = all_rows(stand.ws, result)
-    assert {row.question for row in rows} == {pair["question"] for pair in pairs}
-    answers = {pair["question"]: pair["answer"] for pair in pairs}
-    for row in rows:
-        assert row.provenance.question_source == row.provenance.answer_source == "user"
-        if row.oracle_present:
-            assert row.final_answer == answers[row.question]
-            assert row.final_answer in row.quotes[0].text
-            assert row.reasoning[0].text.startswith("The document says that")
-    assert teacher.scored == []
-    assert len(teacher.asked) == 12
-
-
-def test_without_document_id_the_passage_is_found_by_retrieval(
-    stand, teacher, small_config, tmp_path
-) -> None:
-    pairs = [
-        {key: value for key, value in pair.items() if key != "document_id"}
-        for pair in animal_pairs(stand.corpus)
-    ]
-    config = small_config.model_copy(update={"qa_path": write_pairs(tmp_path, *pairs)})
-    rows = all_rows(stand.ws, stand.synthesize(teacher, config))
-    assert len(rows) == 12
-    for row in rows:
-        number = int(row.oracle_chunk_id[-2:])
-        assert row.question == pairs[number]["question"]
-
-
-def test_rows_of_pairs_that_still_hold_are_taken_over(
-    stand, teacher, scripted, small_config, tmp_path
-) -> None:
-    pairs = animal_pairs(stand.corpus)
-    config = small_config.model_copy(update={"qa_path": write_pairs(tmp_path, *pairs)})
-    before = {row.row_id: row for row in all_rows(stand.ws, stand.synthesize(teacher, config))}
-    pairs.append(animal_pairs(stand.corpus, 13)[12])
-    config = config.model_copy(
-        update={"qa_path": write_pairs(tmp_path, *pairs), "num_questions": 13}
-    )
-    later = scripted(teacher.script)
-    result = stand.synthesize(later, config)
-    after = {row.row_id: row for row in all_rows(stand.ws, result)}
-    assert result.counts["num_carried_over"] == 12
-    assert {row_id: after[row_id] for row_id in before} == before
-    assert len(later.asked) == 1
-
-
-def test_an_answer_that_the_user_corrects_is_explained_anew(
-    stand, teacher, scripted, small_config, tmp_path
-) -> None:
-    pairs = animal_pairs(stand.corpus)
-    config = small_config.model_copy(update={"qa_path": write_pairs(tmp_path, *pairs)})
-    rows = all_rows(stand.ws, stand.synthesize(teacher, config))
-    corrected = next(row for row in rows if row.target == "answer")
-    pair = next(pair for pair in pairs if pair["question"] == corrected.question)
-    pair["answer"] = pair["answer"].replace("it quietly", "quietly")
-    config = small_config.model_copy(update={"qa_path": write_pairs(tmp_path, *pairs)})
-    later = scripted(teacher.script)
-    again = {row.question: row for row in all_rows(stand.ws, stand.synthesize(later, config))}
-    assert again[corrected.question].final_answer == pair["answer"]
-    assert len(later.asked) == 1
-
-
-def test_pairs_that_cannot_be_used_are_counted_with_their_lines(
-    stand, teacher, small_config, tmp_path
-) -> None:
-    pairs = animal_pairs(stand.corpus)
-    pairs[0]["document_id"] = "no-such-document"
-    pairs[1]["answer"] = "it sings loudly"
-    pairs[2]["answer"] = ""
-    config = small_config.model_copy(update={"qa_path": write_pairs(tmp_path, *pairs)})
-    result = stand.synthesize(teacher, config)
-    assert result.dropped == {
-        "pair.no_answer": 1,
-        "pair.unknown_document": 1,
-        "support.answer_not_supported": 1,
-    }
-    folder = stand.ws.artifacts.directory(result.ref)
-    rejects = pq.read_table(folder / "rejects.parquet").to_pylist()
-    assert {(r["reason"], r["text"].split(":")[0]) for r in rejects} == {
-        ("no_answer", "line 3"),
-        ("unknown_document", "line 1"),
-        ("answer_not_supported", "line 2"),
-    }
-    assert funnel_of(stand.ws, result)["num_candidates"] == 12
-
-
-def test_a_weak_teacher_loses_no_pair_of_the_users(stand, scripted, small_config, tmp_path) -> None:
-    path = write_pairs(tmp_path, *animal_pairs(stand.corpus))
-    config = small_config.model_copy(update={"qa_path": path})
-    result = stand.synthesize(scripted(lambda _: " The document says that unicorns fly."), config)
-    rows = all_rows(stand.ws, result)
-    assert len(rows) == 12
-    assert {step.text for row in rows for step in row.reasoning} == {""}
-    assert stand.ws.artifacts.manifest(result.ref).details["num_without_reasoning"] == 12
-
-
-def test_more_pairs_than_wanted_are_drawn_by_seed_and_counted(
-    stand, teacher, small_config, tmp_path
-) -> None:
-    path = write_pairs(tmp_path, *animal_pairs(stand.corpus, 24))
-    config = small_config.model_copy(update={"qa_path": path})
-    result = stand.synthesize(teacher, config)
-    assert result.counts["num_rows"] == 12
-    assert result.dropped == {"wanted.more_than_num_questions": 12}
-
-
-def test_the_users_file_counts_by_its_content(stand, teacher, small_config, tmp_path) -> None:
-    pairs = animal_pairs(stand.corpus)
-    (tmp_path / "moved").mkdir()
-    first = stand.synthesize(
-        teacher, small_config.model_copy(update={"qa_path": write_pairs(tmp_path, *pairs)})
-    )
-    moved = small_config.model_copy(update={"qa_path": write_pairs(tmp_path / "moved", *pairs)})
-    assert stand.synthesize(teacher, moved).reused
-    changed = small_config.model_copy(
-        update={"qa_path": write_pairs(tmp_path, *pairs[:11], {**pairs[11], "question": "Why?"})}
-    )
-    assert stand.synthesize(teacher, changed).ref != first.ref
-
-
 def test_a_chat_teacher_writes_the_whole_target(stand, scripted, small_config) -> None:
     def script(prompt) -> str:
         system, user = (message["content"] for message in prompt.chat_messages())
@@ -490,7 +312,7 @@ def test_a_chat_teacher_writes_the_whole_target(stand, scripted, small_config) -
         **{**small_config.model_dump(), "teacher": {"kind": "endpoint", "model": "big"}}
     )
     result = stand.synthesize(scripted(script), config)
-    rows = all_rows(stand.ws, result)
+    rows = stand.rows(result)
     assert len(rows) == 12
     [version] = {row.provenance.prompt_version for row in rows}
     assert version.startswith("chat-")
@@ -504,15 +326,3 @@ def test_an_endpoint_that_is_not_set_is_refused(stand, small_config) -> None:
     )
     with pytest.raises(ConfigError, match="none is set"):
         stand.synthesize(None, config)
-
-
-def test_importing_the_stage_loads_no_model_library() -> None:
-    script = (
-        "import sys, pipeline_lib.raft.stage\n"
-        "print([m for m in ('torch', 'transformers', 'prefect', 'qdrant_client', 'peft') "
-        "if m in sys.modules])"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True
-    )
-    assert done.stdout.strip() == "[]"

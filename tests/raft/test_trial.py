@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from pipeline_lib.config import BudgetConfig, PriceConfig
+from pipeline_lib.config import BudgetConfig, PriceConfig, SynthesizeConfig
 from pipeline_lib.errors import ConfigError
 from pipeline_lib.generation.base import GenerationParams, Prompt
 from pipeline_lib.generation.completion_store import CompletionStore
 from pipeline_lib.generation.metered import MeteredTeacher
 from pipeline_lib.raft.extrapolation import Plan
 from pipeline_lib.raft.funnel import Funnel
-from pipeline_lib.raft.trial import Trial, measure
+from pipeline_lib.raft.trial import TopicTrial, Trial, measure
 
 PARAMS = GenerationParams(max_new_tokens=5)
 PRICES = PriceConfig(input_per_million=1e6, output_per_million=0)
@@ -97,3 +98,24 @@ def test_a_budget_that_ends_within_the_sample_is_an_error(metered) -> None:
     trial = NumberTrial(asked := metered(budget), [3, 1, 4])
     with pytest.raises(ConfigError, match="within a sample of 3"):
         measure(trial, asked, budget)
+
+
+def test_the_plan_of_topics_holds_the_splits_and_what_a_topic_takes_of_the_budget() -> None:
+    parts = SimpleNamespace(
+        question_gates=[],
+        answer_gates=[],
+        rows=SimpleNamespace(num_rows=5),
+        teacher=SimpleNamespace(spent_share=0.08),
+        writer=SimpleNamespace(topics_per_row=3.0, num_candidates=lambda _topic: 2),
+    )
+    beginning = SimpleNamespace(
+        missing={"train": 8, "validation": 0, "test": 2},
+        queues={split: iter(range(50)) for split in ("train", "validation", "test")},
+    )
+    maker: Any = SimpleNamespace(parts=lambda: parts, begin=lambda _parts: beginning)
+    trial = TopicTrial(maker, SynthesizeConfig(max_candidates_per_question=4), 4)
+    assert len(trial.sample) == 4
+    assert trial.num_carried == 5
+    assert trial.plan() == Plan(
+        rows_wanted=(8, 2), topics_per_row=3.0, max_topics=20, budget_per_topic=0.02
+    )

@@ -9,7 +9,7 @@ import threading
 import uuid
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,8 +17,6 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from jsonschema import Draft202012Validator
 from pydantic import BaseModel, TypeAdapter
@@ -26,17 +24,14 @@ from qdrant_client import QdrantClient, models
 
 from pipeline_lib.artifacts.manifest import ArtifactRef
 from pipeline_lib.config import IngestConfig
-from pipeline_lib.corpus.schema import (
-    CHUNK_SCHEMA,
-    CHUNKS_FILE,
-    DOCUMENT_SCHEMA,
-    DOCUMENTS_FILE,
-    Chunk,
-    Corpus,
-    Document,
-)
+from pipeline_lib.corpus.schema import Corpus, Document
+from pipeline_lib.retrieval.search import Searcher
 from pipeline_lib.settings import Settings
-from pipeline_lib.stage import ArtifactDraft, Workspace, run_stage
+from pipeline_lib.stage import ArtifactDraft, Workspace
+from tests.artifacts.made_artifacts import publish
+from tests.corpus.made_corpora import make_chunk, write_corpus
+from tests.http_serving import serving
+from tests.retrieval.made_collection import TEXTS, open_searcher
 
 DIMENSION = 32
 OPENAPI = Path(__file__).parent / "openapi"
@@ -87,17 +82,8 @@ def build_corpus(texts: Sequence[str], title: str = "Title") -> Corpus:
                 content_sha256="0" * 64,
             )
         )
-        chunks.append(
-            Chunk(
-                chunk_id=str(uuid.uuid5(uuid.NAMESPACE_URL, f"{uri}#{text}")),
-                document_id=document_id,
-                ordinal=0,
-                start=0,
-                end=len(text),
-                text=text,
-                num_tokens=len(text.split()),
-            )
-        )
+        chunk_id = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{uri}#{text}"))
+        chunks.append(make_chunk(chunk_id, text, document_id))
     return Corpus(tuple(documents), tuple(chunks))
 
 
@@ -111,24 +97,17 @@ def publish_corpus(
     """A corpus artifact, as the ingest stage would publish it."""
 
     def build(draft: ArtifactDraft) -> None:
-        rows = [asdict(document) for document in corpus.documents]
-        pq.write_table(
-            pa.Table.from_pylist(rows, DOCUMENT_SCHEMA), draft.directory / DOCUMENTS_FILE
-        )
-        rows = [asdict(chunk) for chunk in corpus.chunks]
-        pq.write_table(pa.Table.from_pylist(rows, CHUNK_SCHEMA), draft.directory / CHUNKS_FILE)
+        write_corpus(draft.directory, corpus)
         draft.details.update(details or {})
 
     mark = repr([(d.title, d.text) for d in corpus.documents])
-    return run_stage(
+    return publish(
         ws,
-        kind="corpus",
+        "corpus",
+        build,
         name=name,
-        stage="ingest",
-        stage_version=1,
         config=config or IngestConfig(),
         inputs={"content": mark},
-        build=build,
     ).ref
 
 
@@ -141,6 +120,17 @@ def encoder() -> HashingEncoder:
 def local_settings(tmp_path: Path) -> Settings:
     """Qdrant's local mode in a folder of its own; short patience."""
     return Settings(home=tmp_path / "home", qdrant_url=None, qdrant_lock_timeout_seconds=0.5)
+
+
+@pytest.fixture
+def corpus() -> Corpus:
+    """Eight short passages about Python."""
+    return build_corpus(TEXTS)
+
+
+@pytest.fixture
+def searcher(local_settings: Settings, corpus: Corpus, encoder: HashingEncoder) -> Searcher:
+    return open_searcher(local_settings, corpus, encoder)
 
 
 @dataclass
@@ -385,15 +375,9 @@ def qdrant_server() -> Iterator[QdrantOverHttp]:
         def log_message(self, format: str, *args: Any) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    api.url = f"http://127.0.0.1:{server.server_address[1]}"
-    yield api
-    released.set()
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as api.url:
+        yield api
+        released.set()
     api.client.close()
     assert not api.violations
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,12 +21,7 @@ from pipeline_lib.config import (
 )
 from pipeline_lib.corpus.chunking import tokenizer_identity
 from pipeline_lib.corpus.schema import Corpus
-from pipeline_lib.errors import (
-    ArtifactCorruptError,
-    ConfigError,
-    InputError,
-    VectorStoreError,
-)
+from pipeline_lib.errors import ArtifactCorruptError, ConfigError, InputError, VectorStoreError
 from pipeline_lib.retrieval.layout import CollectionLayout, choose_layout, search_params
 from pipeline_lib.retrieval.schema import INDEX_FILE, CorpusPayloads, IndexRecord, payloads_of
 from pipeline_lib.retrieval.search import Searcher
@@ -412,19 +404,3 @@ def test_the_real_model_finds_the_passage_that_means_the_same(
     queries = ["How do I catch errors?", "Which keyword does nothing?", "load a library"]
     found = searcher.search(queries, limit=1, config=RetrievalConfig(mode="dense"))
     assert [hits[0].text for hits in found] == [texts[1], texts[0], texts[2]]
-
-
-def test_importing_the_stage_loads_no_heavy_library():
-    script = (
-        "import sys, pipeline_lib.retrieval.stage, pipeline_lib.retrieval.search;"
-        "print([m for m in ('torch', 'transformers', 'sentence_transformers', 'qdrant_client',"
-        " 'prefect') if m in sys.modules])"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
-        check=True,
-    )
-    assert done.stdout.strip() == "[]"

@@ -15,8 +15,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from deployments.stack.s3 import RcloneServer
@@ -30,33 +28,23 @@ from pipeline_lib.config import (
 )
 from pipeline_lib.config.retriever import MiningConfig
 from pipeline_lib.corpus.chunking import tokenizer_identity
-from pipeline_lib.corpus.schema import (
-    CHUNK_SCHEMA,
-    CHUNKS_FILE,
-    DOCUMENT_SCHEMA,
-    DOCUMENTS_FILE,
-    Chunk,
-    Document,
-    row_from,
-)
+from pipeline_lib.corpus.schema import Corpus, Document
 from pipeline_lib.models import resolve_model
-from pipeline_lib.raft.rows import (
-    SPLITS,
-    Passage,
-    Provenance,
-    RaftRow,
-    Split,
-    split_file,
-    write_rows,
-)
+from pipeline_lib.raft.rows import Provenance, RaftRow, Split
 from pipeline_lib.retrieval.schema import IndexRecord
 from pipeline_lib.retriever.pairs import Pair, Passages
 from pipeline_lib.retriever.stage import tune_retriever
 from pipeline_lib.settings import Settings
-from pipeline_lib.stage import StageResult, Workspace, run_stage
+from pipeline_lib.stage import StageResult, Workspace
+from tests.artifacts.made_artifacts import publish
+from tests.corpus.made_corpora import make_chunk, write_corpus
+from tests.raft.made_rows import bare_row, write_splits
 
 NUM_THINGS = 12
 SPLIT_ENDS: dict[Split, int] = {"train": 48, "validation": 56, "test": 80}
+BY_A_USER = Provenance(
+    question_source="user", answer_source="user", teacher_model="", prompt_version="", seed=0
+)
 FILLER = "this passage says something about"
 
 
@@ -81,41 +69,21 @@ def triples() -> list[tuple[int, ...]]:
 
 def make_row(number: int, things: Sequence[int], split: Split, **changes: Any) -> RaftRow:
     """A row about passage `number`, without distractors."""
-    text = passage_text(things)
     values: dict[str, Any] = {
+        "question": " ".join(map(thing_in_questions, things)),
         "row_id": f"row-{number:02}",
         "row_key": f"key-{number:02}",
         "split": split,
-        "task": "answer",
-        "kind": "factual",
-        "style": "plain",
-        "question": " ".join(map(thing_in_questions, things)),
-        "context": (
-            Passage(
-                chunk_id=chunk_id(number),
-                document_id=f"doc-{number:02}",
-                title="",
-                text=text,
-                role="oracle",
-                origin="oracle",
-            ),
-        ),
-        "oracle_chunk_ids": (chunk_id(number),),
-        "oracle_document_ids": (f"doc-{number:02}",),
-        "source_document_id": f"doc-{number:02}",
-        "oracle_present": True,
-        "target": "answer",
-        "reasoning": (),
         "final_answer": f"answer{number}",
-        "provenance": Provenance(
-            question_source="user",
-            answer_source="user",
-            teacher_model="",
-            prompt_version="",
-            seed=0,
-        ),
+        "provenance": BY_A_USER,
     }
-    return RaftRow(**(values | changes))
+    return bare_row(
+        chunk_id=chunk_id(number),
+        document_id=f"doc-{number:02}",
+        title="",
+        text=passage_text(things),
+        **(values | changes),
+    )
 
 
 def passage_text(things: Sequence[int]) -> str:
@@ -282,27 +250,14 @@ def publish_corpus(ws: Workspace, texts: Sequence[str], model: Path) -> Artifact
             for number, text in enumerate(texts)
         ]
         chunks = [
-            Chunk(
-                chunk_id=chunk_id(number),
-                document_id=f"doc-{number:02}",
-                ordinal=0,
-                start=0,
-                end=len(text),
-                text=text,
-                num_tokens=len(text.split()),
-            )
+            make_chunk(chunk_id(number), text, f"doc-{number:02}")
             for number, text in enumerate(texts)
         ]
-        for records, schema, file in (
-            (documents, DOCUMENT_SCHEMA, DOCUMENTS_FILE),
-            (chunks, CHUNK_SCHEMA, CHUNKS_FILE),
-        ):
-            table = pa.Table.from_pylist([row_from(record) for record in records], schema)
-            pq.write_table(table, draft.directory / file)
+        write_corpus(draft.directory, Corpus(tuple(documents), tuple(chunks)))
         draft.details["tokenizer_identity"] = tokenizer_identity(model)
 
     config = IngestConfig(embedding_model=str(model), chunking=ChunkConfig(size_tokens=32))
-    return _publish(ws, "corpus", {"content": repr(texts)}, config, build)
+    return publish(ws, "corpus", build, config=config, inputs={"content": repr(texts)}).ref
 
 
 def publish_index(ws: Workspace, corpus: ArtifactRef, model: Path) -> ArtifactRef:
@@ -319,36 +274,24 @@ def publish_index(ws: Workspace, corpus: ArtifactRef, model: Path) -> ArtifactRe
         points_sha256="",
     )
     config = IndexConfig(embedding_model=str(model))
-    return _publish(
-        ws, "index", {"corpus": corpus}, config, lambda draft: record.save(draft.directory)
-    )
+    return publish(
+        ws,
+        "index",
+        lambda draft: record.save(draft.directory),
+        config=config,
+        inputs={"corpus": corpus},
+    ).ref
 
 
 def publish_dataset(
     ws: Workspace, rows: Sequence[RaftRow], corpus: ArtifactRef, index: ArtifactRef
 ) -> ArtifactRef:
-    def build(draft: Any) -> None:
-        for split in SPLITS:
-            write_rows(
-                draft.directory / split_file(split), [row for row in rows if row.split == split]
-            )
-
-    inputs = {"corpus": corpus, "index": index, "rows": repr(rows)}
-    return _publish(ws, "dataset", inputs, SynthesizeConfig(), build)
-
-
-def _publish(
-    ws: Workspace, kind: Any, inputs: Any, config: Any, build: Callable[[Any], None]
-) -> ArtifactRef:
-    return run_stage(
+    return publish(
         ws,
-        kind=kind,
-        name="demo",
-        stage=kind,
-        stage_version=1,
-        config=config,
-        inputs=inputs,
-        build=build,
+        "dataset",
+        lambda draft: write_splits(draft.directory, rows),
+        config=SynthesizeConfig(),
+        inputs={"corpus": corpus, "index": index, "rows": repr(rows)},
     ).ref
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline_lib.config import PromoteConfig
 from pipeline_lib.errors import ArtifactNotFoundError, ConfigError
-from pipeline_lib.stage import StageResult, Workspace, run_stage
+from pipeline_lib.stage import StageResult, Workspace
 from tasks.references import full_reference, is_latest, resolve
+from tests.artifacts.made_artifacts import publish
 
 FINGERPRINT = "0123456789abcdef0123456789abcdef"
 
@@ -67,16 +67,7 @@ def test_a_missing_artifact_names_its_role_and_the_flow_that_makes_it(workspace:
 
 
 def _make_corpus(workspace: Workspace) -> StageResult:
-    return run_stage(
-        workspace,
-        kind="corpus",
-        name="docs",
-        stage="ingest",
-        stage_version=1,
-        config=PromoteConfig(),
-        inputs={},
-        build=lambda draft: _write(draft.directory),
-    )
+    return publish(workspace, "corpus", lambda draft: _write(draft.directory), name="docs")
 
 
 def _write(folder: Path) -> None:

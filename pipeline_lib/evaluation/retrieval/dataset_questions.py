@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline_lib.artifacts.manifest import Manifest
 from pipeline_lib.corpus.schema import CHUNKS_FILE, read_rows
 from pipeline_lib.errors import InputError
 from pipeline_lib.evaluation.retrieval.judgements import Judgements, Span
@@ -44,6 +45,23 @@ def dataset_judgements(dataset: Path, corpus: Path, split: str) -> Judgements:
         chunks={row.row_id: dict.fromkeys(row.oracle_chunk_ids, 1) for row in rows},
         documents={row.row_id: dict.fromkeys(row.oracle_document_ids, 1) for row in rows},
         spans={row.row_id: spans for row in rows if (spans := _spans(row, chunks))},
+    )
+
+
+def selection_caveat(dataset: Manifest) -> str:
+    """What has to be known of how a dataset's questions were chosen; empty where nothing has.
+
+    Questions that a teacher wrote pass the round trip gate of synthesis: those that a search did
+    not find the passages of are not there to be asked. Questions of the user's are taken as they
+    are.
+    """
+    top_k = dataset.config.get("gates", {}).get("round_trip_top_k", 0)
+    if not top_k or dataset.config.get("qa_path"):
+        return ""
+    mode = dataset.config["retrieval"]["mode"]
+    return (
+        f"These questions flatter {mode} search: the dataset kept only those whose passages "
+        f"{mode} search found among its first {top_k}."
     )
 
 

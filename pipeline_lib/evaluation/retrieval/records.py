@@ -102,6 +102,8 @@ class RetrievalSummary(_Frozen):
     evaluation_version: int
     source: str
     """Where queries and judgements come from."""
+    caveat: str = ""
+    """What their choice does to the numbers, in a sentence; empty where nothing is known of it."""
     level: str
     num_queries: int
     num_relevant: int

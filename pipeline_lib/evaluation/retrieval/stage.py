@@ -12,7 +12,7 @@ from pipeline_lib.config import RetrievalEvaluationConfig
 from pipeline_lib.errors import ConfigError
 from pipeline_lib.evaluation.lineage import trace_lineage
 from pipeline_lib.evaluation.retrieval.corpus_view import CorpusView
-from pipeline_lib.evaluation.retrieval.dataset_questions import dataset_judgements
+from pipeline_lib.evaluation.retrieval.dataset_questions import dataset_judgements, selection_caveat
 from pipeline_lib.evaluation.retrieval.gold import Gold, choose_level
 from pipeline_lib.evaluation.retrieval.judgements import Judgements, find_files, read_judgements
 from pipeline_lib.evaluation.retrieval.records import (
@@ -51,7 +51,7 @@ from pipeline_lib.stage import (
     run_stage,
 )
 
-RETRIEVAL_EVALUATION_VERSION = 1
+RETRIEVAL_EVALUATION_VERSION = 2
 """Raised when equal inputs may give another score, or the report another content."""
 NAME_SUFFIX = "-retrieval"
 _LONGEST_NAME = 63
@@ -68,6 +68,8 @@ class _Source:
     files_sha256: str
     """Of files; empty without any."""
     read: Callable[[], Judgements]
+    caveat: str = ""
+    """See `RetrievalSummary`."""
 
 
 def evaluate_retrieval(
@@ -139,13 +141,15 @@ def _source(
             "dataset",
             hint="Give judgements (a folder with queries.jsonl and qrels.tsv), or a dataset.",
         )
-    corpus = ws.artifacts.manifest(dataset).input_refs["corpus"]
+    manifest = ws.artifacts.manifest(dataset)
+    corpus = manifest.input_refs["corpus"]
 
     def read() -> Judgements:
         folders = ws.artifacts.directory(dataset), ws.artifacts.directory(corpus)
         return dataset_judgements(*folders, config.split)
 
-    return _Source(f"{dataset}, {config.split} split", {"dataset": dataset}, "", read)
+    title = f"{dataset}, {config.split} split"
+    return _Source(title, {"dataset": dataset}, "", read, selection_caveat(manifest))
 
 
 def _build(
@@ -191,6 +195,7 @@ def _build(
         summary = RetrievalSummary(
             evaluation_version=RETRIEVAL_EVALUATION_VERSION,
             source=source.title,
+            caveat=source.caveat,
             level=gold.level,
             num_queries=len(queries),
             num_relevant=sum(

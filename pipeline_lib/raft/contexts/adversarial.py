@@ -28,12 +28,12 @@ from pipeline_lib.raft.contexts.details import (
 )
 from pipeline_lib.raft.contexts.distractors import Distractor
 from pipeline_lib.raft.contexts.groups import ContextGroup, Draft
-from pipeline_lib.raft.contexts.guard import words_in_order
 from pipeline_lib.raft.contexts.ring import HashRing
 from pipeline_lib.raft.facts import sentence_spans
 from pipeline_lib.raft.keys import made_up_id, unit_interval
 from pipeline_lib.raft.quotes import find_folded
 from pipeline_lib.raft.showing import written_of
+from pipeline_lib.raft.wording import words_in_order
 
 _MONTH_LENGTHS = {
     "February": 28,

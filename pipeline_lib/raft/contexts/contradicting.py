@@ -15,7 +15,7 @@ from pipeline_lib.raft.prompts.library import PromptLibrary
 from pipeline_lib.raft.quotes import fold
 from pipeline_lib.raft.rendering import render_document
 from pipeline_lib.raft.showing import (
-    ShownText,
+    ShownPassage,
     shown_answer,
     shown_question,
     written_of,
@@ -88,7 +88,7 @@ class Contradictor:
             self._prompts.messages(
                 "contradict",
                 documents=render_document(
-                    1, ShownText(self._titles[oracle.document_id], oracle.text)
+                    1, ShownPassage(oracle, self._titles[oracle.document_id])
                 ),
                 question=shown_question(draft.candidate),
                 answer=shown_answer(draft.candidate),

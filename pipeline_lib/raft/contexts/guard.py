@@ -6,11 +6,10 @@ guard compares texts only; it errs towards leaving a passage out.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from pipeline_lib.raft.quotes import fold
-from pipeline_lib.raft.wording import containment, content_words
+from pipeline_lib.raft.wording import containment, has_content_words, spelled
 
 
 class AnswerGuard:
@@ -34,8 +33,7 @@ class AnswerGuard:
     ) -> None:
         self._oracles = tuple(oracles)
         # A bare "no" or "all" stands in almost every passage, and answers next to no question.
-        is_telling = bool(content_words(final_answer))
-        self._answer = words_in_order(final_answer) if is_telling else None
+        self._answer = spelled(final_answer) if has_content_words(final_answer, 1) else ""
         self._quotes = tuple(folded for quote in quotes if (folded := fold(quote)))
         self._near_duplicate_threshold = near_duplicate_threshold
 
@@ -50,17 +48,9 @@ class AnswerGuard:
 
     def evidence_in(self, text: str) -> str | None:
         """As `danger`, for a text that may be nearly an oracle's: one made from it."""
-        folded = fold(text)
-        if self._answer is not None and self._answer.search(folded):
+        if self._answer and self._answer in spelled(text):
             return "contains_answer"
+        folded = fold(text)
         if any(quote in folded for quote in self._quotes):
             return "contains_quote"
         return None
-
-
-def words_in_order(answer: str) -> re.Pattern[str] | None:
-    """Pattern of the answer's words, whatever case and punctuation; `None` without words."""
-    words = re.findall(r"\w+", answer)
-    if not words:
-        return None
-    return re.compile(r"\b" + r"\W+".join(map(re.escape, words)) + r"\b", re.IGNORECASE)

@@ -16,7 +16,7 @@ from pipeline_lib.raft.contexts.distractors import JUDGED_ORIGINS, Choice, Distr
 from pipeline_lib.raft.contexts.groups import ContextGroup, Draft
 from pipeline_lib.raft.prompts.library import PromptLibrary
 from pipeline_lib.raft.rendering import render_document
-from pipeline_lib.raft.showing import ShownText, shown_answer, shown_question
+from pipeline_lib.raft.showing import ShownPassage, shown_answer, shown_question
 
 _SCHEMA = {
     "type": "object",
@@ -93,7 +93,7 @@ class DistractorJudge:
 
     def _prompt(self, reading: _Reading) -> Prompt:
         distractor, candidate = reading.distractor, reading.draft.candidate
-        passage = ShownText(self._titles[distractor.document_id], distractor.text)
+        passage = ShownPassage(distractor, self._titles[distractor.document_id])
         return Prompt.chat(
             self._prompts.messages(
                 "judge-distractor",

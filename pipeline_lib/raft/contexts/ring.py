@@ -9,9 +9,11 @@ would change every draw; and a draw costs the same in a corpus of any size.
 
 from __future__ import annotations
 
+import hashlib
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 
+from pipeline_lib.artifacts.manifest import canonical_json
 from pipeline_lib.raft.keys import unit_interval
 
 _NEIGHBOURS = 16
@@ -55,7 +57,14 @@ class HashRing:
 
     def _draw(self, key: str, draw: int) -> str:
         near = self._from(unit_interval(self._seed, key, draw), _NEIGHBOURS)
-        return min(near, key=lambda name: unit_interval(self._seed, key, draw, name))
+        base = hashlib.sha256(canonical_json([self._seed, key, draw]))
+
+        def weight(name: str) -> bytes:
+            own = base.copy()
+            own.update(name.encode())
+            return own.digest()
+
+        return min(near, key=weight)
 
     def _from(self, point: float, count: int) -> Iterator[str]:
         """The next `count` names from `point` on, round the ring at most once."""

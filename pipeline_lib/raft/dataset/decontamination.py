@@ -100,7 +100,7 @@ class Decontaminator:
     def check_passages(self, passages: Iterable[str]) -> Rejection | None:
         """The same for the passages alone: what cannot be trained on need not be asked about."""
         for passage in passages:
-            for gram in _grams(split_words(passage), PASSAGE_WORDS):
+            for gram in self._passages.known(split_words(passage), PASSAGE_WORDS):
                 source = self._passages.find(gram)
                 if source is not None:
                     text = f"{self._sources[source]}: {gram}"
@@ -159,6 +159,7 @@ class _Grams:
     def __init__(self, common_from: float) -> None:
         self._common_from = common_from
         self._texts: set[int] = set()
+        self._words: set[str] = set()
         self._source: dict[int, int] = {}
         self._repeats: Counter[int] = Counter()
         """Only of those that came again, which are few."""
@@ -173,11 +174,23 @@ class _Grams:
         if whole in self._texts:
             return
         self._texts.add(whole)
+        self._words.update(words)
         for key in {_hash(gram) for gram in _grams(words, size)}:
             if key in self._source:
                 self._repeats[key] += 1
             else:
                 self._source[key] = source
+
+    def known(self, words: Sequence[str], size: int) -> Iterator[str]:
+        """The n-grams of a text that may be found: those without a word that is in no text here.
+
+        In a text about something else such a word is never far away, and spares the hashing.
+        """
+        run = 0
+        for end, word in enumerate(words, start=1):
+            run = run + 1 if word in self._words else 0
+            if run >= size:
+                yield " ".join(words[end - size : end])
 
     def find(self, gram: str) -> int | None:
         """The source that has it; `None` for none, and for what too many texts have."""

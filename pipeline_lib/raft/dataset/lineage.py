@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,6 +18,7 @@ from pipeline_lib.artifacts.manifest import ArtifactRef, Manifest
 from pipeline_lib.artifacts.store import ArtifactStore
 from pipeline_lib.corpus.documents import document_id
 from pipeline_lib.corpus.schema import DOCUMENTS_FILE, Document, read_rows
+from pipeline_lib.corpus.writing import ParquetWriter
 from pipeline_lib.errors import InputError
 from pipeline_lib.raft.rows import Passage, RaftRow
 
@@ -27,21 +28,22 @@ Use = Literal["oracle", "source", "distractor", "made_up_from", "text"]
 its oracle, is about; as a passage beside it; as what a made-up passage was made from; as plain text
 for pre-training (of no row)."""
 
-_SCHEMA = pa.schema(
-    [
-        ("document_id", pa.string()),
-        ("source_uri", pa.string()),
-        ("content_sha256", pa.string()),
-        ("split", pa.string()),
-        ("task", pa.string()),
-        ("row_id", pa.string()),
-        ("use", pa.string()),
-        ("chunk_id", pa.string()),
-        ("question", pa.string()),
-    ]
-)
 _BATCH_RECORDS = 4096
 _SHOWN_NEIGHBOURS = 5
+
+
+class _Line(NamedTuple):
+    """A row of the file."""
+
+    document_id: str
+    source_uri: str
+    content_sha256: str
+    split: str
+    task: str
+    row_id: str
+    use: str
+    chunk_id: str
+    question: str
 
 
 class LineageWriter:
@@ -54,15 +56,16 @@ class LineageWriter:
 
     def __init__(self, directory: Path, documents: Iterable[Document]) -> None:
         self._versions = {d.document_id: (d.source_uri, d.content_sha256) for d in documents}
-        self._writer = pq.ParquetWriter(directory / LINEAGE_FILE, _SCHEMA, compression="zstd")
-        self._batch: list[dict[str, str]] = []
+        schema = pa.schema([(name, pa.string()) for name in _Line._fields])
+        self._file: ParquetWriter[_Line] = ParquetWriter(
+            directory / LINEAGE_FILE, schema, max_rows=_BATCH_RECORDS
+        )
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._flush()
-        self._writer.close()
+    def __exit__(self, *error: Any) -> None:
+        self._file.__exit__(*error)
 
     def write(self, row: RaftRow) -> None:
         """Note the documents of a row, of whatever task."""
@@ -74,14 +77,7 @@ class LineageWriter:
         self._add(document, "train", "pretraining", "", "text", "", "")
 
     def _add(self, document: str, *values: str) -> None:
-        uri, content = self._versions[document]
-        self._batch.append(dict(zip(_SCHEMA.names, (document, uri, content, *values), strict=True)))
-        if len(self._batch) == _BATCH_RECORDS:
-            self._flush()
-
-    def _flush(self) -> None:
-        self._writer.write_table(pa.Table.from_pylist(self._batch, schema=_SCHEMA))
-        self._batch = []
+        self._file.write(_Line(document, *self._versions[document], *values))
 
 
 def _uses(row: RaftRow) -> Iterator[tuple[str, str, Use]]:

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 from pipeline_lib.config.contexts import PreferenceConfig
 from pipeline_lib.config.shares import normalized
+from pipeline_lib.corpus.writing import ParquetWriter
 from pipeline_lib.raft.derived.tasks import OneMore, refusal_context
 from pipeline_lib.raft.facts import sentence_spans
 from pipeline_lib.raft.keys import derived_row_id, unit_interval
@@ -35,10 +36,10 @@ from pipeline_lib.raft.rendering import (
     render_target,
 )
 from pipeline_lib.raft.rows import (
+    GROUP_ROWS,
     ROW_SCHEMA,
     Passage,
     RaftRow,
-    RecordWriter,
     Split,
     iter_records,
 )
@@ -96,11 +97,11 @@ PAIR_SCHEMA = pa.schema(
 )
 
 
-class PreferenceWriter(RecordWriter[PreferencePair]):
+class PreferenceWriter(ParquetWriter[PreferencePair]):
     """Writes pairs to one parquet file with `PAIR_SCHEMA`."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path, PAIR_SCHEMA)
+        super().__init__(path, PAIR_SCHEMA, max_rows=GROUP_ROWS)
 
 
 def iter_pairs(path: Path) -> Iterator[PreferencePair]:

@@ -9,7 +9,8 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
 from pipeline_lib.corpus.schema import Document
-from pipeline_lib.raft.rows import RecordWriter, Split, iter_records
+from pipeline_lib.corpus.writing import ParquetWriter
+from pipeline_lib.raft.rows import GROUP_ROWS, Split, iter_records
 
 PRETRAINING_FILE = "pretraining.parquet"
 PRETRAINING_SCHEMA = pa.schema(
@@ -37,7 +38,7 @@ def write_pretraining(
     cannot be tested on.
     """
     num_documents = 0
-    with RecordWriter[PretrainingText](path, PRETRAINING_SCHEMA) as writer:
+    with ParquetWriter[PretrainingText](path, PRETRAINING_SCHEMA, max_rows=GROUP_ROWS) as writer:
         for document in documents:
             if split_of.get(document.document_id) == "train" and document.text.strip():
                 writer.write(

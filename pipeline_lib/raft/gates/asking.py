@@ -10,7 +10,7 @@ from pipeline_lib.raft.candidates import Candidate, Rejection
 from pipeline_lib.raft.prompts.library import PromptLibrary
 from pipeline_lib.raft.quotes import fold
 from pipeline_lib.raft.rendering import parse_answer, render_document
-from pipeline_lib.raft.showing import ShownText, shown_question
+from pipeline_lib.raft.showing import ShownPassage, shown_question
 
 ANSWER_TOKENS = 160
 BUDGET_SPENT = "budget_spent"
@@ -32,7 +32,7 @@ class Asking:
     def documents(self, candidate: Candidate) -> str:
         """The oracle passages as the model sees documents, numbered from 1."""
         return "\n".join(
-            render_document(number, ShownText(self.titles.get(chunk.document_id, ""), chunk.text))
+            render_document(number, ShownPassage(chunk, self.titles.get(chunk.document_id, "")))
             for number, chunk in enumerate(candidate.oracles, start=1)
         )
 

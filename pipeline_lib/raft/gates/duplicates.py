@@ -93,7 +93,7 @@ class AskedBefore:
         wanted, size = set(words), len(words)
         for number in self._sharing(words):
             other = self._words_of(number)
-            num_shared = sum(word in wanted for word in other)
+            num_shared = len(wanted.intersection(other))
             if num_shared / (size + len(other) - num_shared) < self._threshold:
                 continue
             text = self._texts[number]

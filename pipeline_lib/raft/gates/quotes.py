@@ -10,7 +10,7 @@ from pipeline_lib.raft.candidates import Candidate, Rejection
 from pipeline_lib.raft.gates.base import SingleGate, final_answer
 from pipeline_lib.raft.quotes import verify_quote
 from pipeline_lib.raft.rows import Quote
-from pipeline_lib.raft.wording import content_words
+from pipeline_lib.raft.wording import content_words, spelled, words
 
 _CACHED_PASSAGES = 1024
 """A passage is asked about several times, and then no more."""
@@ -77,8 +77,11 @@ def grounded_share(answer: str, candidate: Candidate) -> float:
     said = set(content_words(answer))
     if not said:
         return 1.0
+    spellings = [spelled(chunk.text) for chunk in candidate.oracles]
+    if all(any(f" {word} " in text for text in spellings) for word in words(answer)):
+        return 1.0  # word for word, as most answers are: no need to look at stems
     known = [_content_of(chunk.text) for chunk in candidate.oracles]
-    return sum(any(word in words for words in known) for word in said) / len(said)
+    return sum(any(word in stems for stems in known) for word in said) / len(said)
 
 
 @lru_cache(maxsize=_CACHED_PASSAGES)

@@ -20,9 +20,9 @@ from pipeline_lib.raft.prompts.library import PromptLibrary
 from pipeline_lib.raft.quotes import fold
 from pipeline_lib.raft.rendering import RenderedPassage, render_document
 from pipeline_lib.raft.rows import Split
-from pipeline_lib.raft.wording import content_words
+from pipeline_lib.raft.showing import ShownPassage
+from pipeline_lib.raft.wording import has_content_words
 from pipeline_lib.raft.writers.replies import (
-    ShownChunk,
     check_question,
     read_answer,
     read_questions,
@@ -85,9 +85,8 @@ class ChatWriter:
 
     def topics(self, chunk: Chunk, split: Split) -> list[Topic]:
         """The whole passage, unless it is too short to hold something to ask about."""
-        is_fit = (
-            len(chunk.text) >= MIN_PASSAGE_CHARS
-            and len(set(content_words(chunk.text))) >= MIN_PASSAGE_WORDS
+        is_fit = len(chunk.text) >= MIN_PASSAGE_CHARS and has_content_words(
+            chunk.text, MIN_PASSAGE_WORDS
         )
         return [Topic(split=split, chunks=(chunk,))] if is_fit else []
 
@@ -173,8 +172,8 @@ class ChatWriter:
             return Written(read.steps, candidate.known_answer)
         return read
 
-    def _shown(self, topic: Topic) -> list[ShownChunk]:
-        return [ShownChunk(chunk, self._titles[chunk.document_id]) for chunk in topic.chunks]
+    def _shown(self, topic: Topic) -> list[ShownPassage]:
+        return [ShownPassage(chunk, self._titles[chunk.document_id]) for chunk in topic.chunks]
 
     def _params(self, max_new_tokens: int) -> GenerationParams:
         return GenerationParams(

@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from pipeline_lib.corpus.schema import Chunk
 from pipeline_lib.generation.base import Completion
 from pipeline_lib.generation.structured import parse_json
 from pipeline_lib.raft.candidates import Rejection, Written, quote_of
@@ -21,6 +19,7 @@ from pipeline_lib.raft.markup import unescape
 from pipeline_lib.raft.quotes import fold, verify_quote
 from pipeline_lib.raft.rendering import REFUSAL_ANSWER, ParsedAnswer, parse_answer
 from pipeline_lib.raft.rows import Quote, ReasoningStep
+from pipeline_lib.raft.showing import ShownPassage
 from pipeline_lib.raft.writers.questions import points_to_the_passage
 
 _MARK = r"(?:[-*•+](?=\s)|\(?\d{1,2}[.):](?!\d)|Q\d{0,2}[.):]|Question(?: \d{1,2})?\s?[.):])"
@@ -42,24 +41,6 @@ _QUESTION_MARKS = ("?", "\uff1f", "\u061f")
 _PREAMBLE = re.compile(r"(?:sure|certainly|of course|okay|ok|here (?:are|is))\b", re.IGNORECASE)
 _ANSWER_END = re.compile(r"</answer\b[^<>]*>", re.IGNORECASE)
 _DEEPEST_LIST = 4
-
-
-@dataclass(frozen=True)
-class ShownChunk:
-    """A chunk as a prompt shows it."""
-
-    chunk: Chunk
-    title: str
-
-    @property
-    def chunk_id(self) -> str:
-        """Names it."""
-        return self.chunk.chunk_id
-
-    @property
-    def text(self) -> str:
-        """Its text."""
-        return self.chunk.text
 
 
 def withheld(completion: Completion, step: str) -> Rejection | None:
@@ -96,7 +77,7 @@ def check_question(question: str) -> str | None:
 
 
 def read_answer(
-    completion: Completion, shown: Sequence[ShownChunk], *, is_answerable: bool
+    completion: Completion, shown: Sequence[ShownPassage], *, is_answerable: bool
 ) -> Written | Rejection:
     """The answer of a reply, with its quotes found in the passages.
 
@@ -135,9 +116,11 @@ def refusal() -> Written:
     return Written((), REFUSAL_ANSWER)
 
 
-def _verified(parsed: ParsedAnswer, shown: Sequence[ShownChunk]) -> list[ReasoningStep] | Rejection:
+def _verified(
+    parsed: ParsedAnswer, shown: Sequence[ShownPassage]
+) -> list[ReasoningStep] | Rejection:
     """The steps with their quotes' places, or what is wrong with the first bad quote."""
-    chunks = {passage.chunk_id: passage.chunk for passage in shown}
+    passages = {passage.chunk_id: passage for passage in shown}
     steps = []
     for step in parsed.steps:
         quote: Quote | None = None
@@ -150,7 +133,7 @@ def _verified(parsed: ParsedAnswer, shown: Sequence[ShownChunk]) -> list[Reasoni
                 or check.end is None
             ):
                 return Rejection("quotes", check.status, step.quote.text)
-            quote = quote_of(chunks[check.chunk_id], check.start, check.end)
+            quote = quote_of(passages[check.chunk_id], check.start, check.end)
         steps.append(ReasoningStep(text=fold(step.text), quote=quote))
     return steps
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -124,9 +122,3 @@ def test_redacting_twice_is_redacting_once() -> None:
     config = FilterConfig(personal_data="redact")
     once, _ = redact("a@b.io +49 30 901820 203.0.113.7 4111111111111111", config)
     assert redact(once, config) == (once, {})
-
-
-def test_importing_the_filters_loads_no_model() -> None:
-    program = "import sys, pipeline_lib.corpus.filters; print('py3langid' in sys.modules)"
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert result.stdout.strip() == "False", result.stderr

@@ -25,6 +25,7 @@ from pipeline_lib.corpus.schema import (
     Chunk,
     Document,
 )
+from pipeline_lib.raft.rows import Passage, Provenance, Quote, RaftRow, ReasoningStep
 from pipeline_lib.stage import ArtifactDraft, Workspace, run_stage
 
 DIMENSION = 32
@@ -116,6 +117,59 @@ def publish_corpus() -> Callable[[Workspace, Mapping[str, Sequence[str]]], Artif
         ).ref
 
     return publish
+
+
+@pytest.fixture
+def make_row() -> Callable[..., RaftRow]:
+    """A question about one passage, which may be quoted."""
+
+    def make(
+        row_id: str,
+        split: str,
+        text: str,
+        quote: str | None = None,
+        *,
+        chunk_id: str = "c1",
+        document_id: str = "d1",
+    ) -> RaftRow:
+        passage = Passage(
+            chunk_id=chunk_id,
+            document_id=document_id,
+            title="t",
+            text=text,
+            role="oracle",
+            origin="oracle",
+        )
+        quoted = None
+        if quote is not None:
+            start = text.find(quote)
+            quoted = Quote(chunk_id=chunk_id, start=start, end=start + len(quote), text=quote)
+        return RaftRow(
+            row_id=row_id,
+            row_key=row_id,
+            split=split,  # type: ignore[arg-type]
+            task="answer",
+            kind="factual",
+            style="plain",
+            question=f"{row_id}?",
+            context=(passage,),
+            oracle_chunk_ids=(chunk_id,),
+            oracle_document_ids=(document_id,),
+            source_document_id=document_id,
+            oracle_present=True,
+            target="answer",
+            reasoning=(ReasoningStep(text="Because:", quote=quoted),),
+            final_answer="red",
+            provenance=Provenance(
+                question_source="user",
+                answer_source="user",
+                teacher_model="",
+                prompt_version="1",
+                seed=1,
+            ),
+        )
+
+    return make
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -14,59 +14,20 @@ from pipeline_lib.corpus.schema import CHUNK_SCHEMA, CHUNKS_FILE, Chunk
 from pipeline_lib.errors import InputError
 from pipeline_lib.evaluation.retrieval.dataset_questions import dataset_judgements
 from pipeline_lib.evaluation.retrieval.judgements import Span
-from pipeline_lib.raft.rows import (
-    Passage,
-    Provenance,
-    Quote,
-    RaftRow,
-    ReasoningStep,
-    split_file,
-    write_rows,
-)
+from pipeline_lib.raft.rows import RaftRow, split_file, write_rows
 
 TEXT = "A fox is red. It sleeps by day."
 
 
-def _row(row_id: str, split: str, quote: str | None) -> RaftRow:
-    passage = Passage(
-        chunk_id="c1", document_id="d1", title="t", text=TEXT, role="oracle", origin="oracle"
-    )
-    start = TEXT.find(quote) if quote else 0
-    quoted = (
-        Quote(chunk_id="c1", start=start, end=start + len(quote), text=quote) if quote else None
-    )
-    return RaftRow(
-        row_id=row_id,
-        row_key=row_id,
-        split=split,  # type: ignore[arg-type]
-        task="answer",
-        kind="factual",
-        style="plain",
-        question=f"{row_id}?",
-        context=(passage,),
-        oracle_chunk_ids=("c1",),
-        oracle_document_ids=("d1",),
-        source_document_id="d1",
-        oracle_present=True,
-        target="answer",
-        reasoning=(ReasoningStep(text="Because:", quote=quoted),),
-        final_answer="red",
-        provenance=Provenance(
-            question_source="user",
-            answer_source="user",
-            teacher_model="",
-            prompt_version="1",
-            seed=1,
-        ),
-    )
+MakeRow = Callable[..., RaftRow]
 
 
 @pytest.fixture
-def folders(tmp_path: Path) -> tuple[Path, Path]:
+def folders(tmp_path: Path, make_row: MakeRow) -> tuple[Path, Path]:
     rows: Mapping[str, list[RaftRow]] = {
-        "train": [_row("r3", "train", None)],
+        "train": [make_row("r3", "train", TEXT)],
         "validation": [],
-        "test": [_row("r2", "test", "sleeps by day"), _row("r1", "test", None)],
+        "test": [make_row("r2", "test", TEXT, "sleeps by day"), make_row("r1", "test", TEXT)],
     }
     for split, of_split in rows.items():
         write_rows(tmp_path / split_file(split), of_split)  # type: ignore[arg-type]
@@ -97,8 +58,10 @@ def test_all_splits_together_and_an_empty_split(folders: tuple[Path, Path]) -> N
         dataset_judgements(*folders, "validation")
 
 
-def test_several_oracles_are_all_relevant_and_need_their_spans_together(tmp_path: Path) -> None:
-    row = _row("r1", "test", "A fox is red.")
+def test_several_oracles_are_all_relevant_and_need_their_spans_together(
+    tmp_path: Path, make_row: MakeRow
+) -> None:
+    row = make_row("r1", "test", TEXT, "A fox is red.")
     second = row.context[0].model_copy(update={"chunk_id": "c2", "document_id": "d2"})
     both = RaftRow.model_validate(
         dict(row)

@@ -17,7 +17,9 @@ from pipeline_lib.config import (
     RetrievalConfig,
     RetrievalEvaluationConfig,
     SweepConfig,
+    SynthesizeConfig,
 )
+from pipeline_lib.corpus.schema import CHUNKS_FILE, read_rows
 from pipeline_lib.errors import ConfigError, InputError
 from pipeline_lib.evaluation.retrieval.records import (
     RetrievalSummary,
@@ -26,9 +28,10 @@ from pipeline_lib.evaluation.retrieval.records import (
 )
 from pipeline_lib.evaluation.retrieval.runs import read_run
 from pipeline_lib.evaluation.retrieval.stage import evaluate_retrieval
+from pipeline_lib.raft.rows import SPLITS, split_file, write_rows
 from pipeline_lib.retrieval.search import Hit, Searcher
 from pipeline_lib.retrieval.stage import build_index
-from pipeline_lib.stage import StageResult, Workspace
+from pipeline_lib.stage import ArtifactDraft, StageResult, Workspace, run_stage
 
 TOPICS = {
     "with-statement": "The with statement wraps a block with a context manager.",
@@ -98,6 +101,7 @@ def test_document_judgements_give_runs_and_numbers_that_ir_measures_confirms(
     assert result.dropped == {"query_without_relevant_document": 1}
     files = workspace.artifacts.directory(result.ref)
     summary = read_retrieval_summary(files)
+    assert summary.caveat == ""
     assert summary.level == "documents"
     assert [system.name for system in summary.systems] == ["configured", "dense", "sparse"]
     qrels = list(ir_measures.read_trec_qrels(str(files / "qrels.trec")))
@@ -218,6 +222,56 @@ def test_a_sweep_tries_fusions_mmr_and_chunks_and_keeps_what_it_cannot_beat(
     assert summary.sweep.recommended == {}
     tokens = {setting.name: setting.context_tokens for setting in summary.sweep.settings}
     assert 0 < tokens["chunks of 16 tokens"] < tokens["chunks of 64 tokens"]
+
+
+@pytest.fixture
+def publish_dataset(workspace: Workspace, index: ArtifactRef, make_row: Any) -> Any:
+    """A dataset artifact with a test question about each passage of the index's corpus."""
+    corpus = workspace.artifacts.manifest(index).input_refs["corpus"]
+
+    def publish(config: SynthesizeConfig) -> ArtifactRef:
+        def build(draft: ArtifactDraft) -> None:
+            columns = ["chunk_id", "document_id", "text"]
+            chunks = read_rows(workspace.artifacts.directory(corpus) / CHUNKS_FILE, columns)
+            rows = [make_row(f"r{n}", "test", **chunk) for n, chunk in enumerate(chunks)]
+            for split in SPLITS:
+                write_rows(draft.directory / split_file(split), rows if split == "test" else [])
+
+        return run_stage(
+            workspace,
+            kind="dataset",
+            name="docs",
+            stage="synthesize",
+            stage_version=1,
+            config=config,
+            inputs={"corpus": corpus, "questions": config.qa_path or ""},
+            build=build,
+        ).ref
+
+    return publish
+
+
+@pytest.mark.parametrize(
+    ("changes", "caveat"),
+    [
+        (
+            {"gates": {"round_trip_top_k": 3}, "retrieval": {"mode": "dense"}},
+            "These questions flatter dense search: the dataset kept only those whose passages "
+            "dense search found among its first 3.",
+        ),
+        ({"gates": {"round_trip_top_k": 0}}, ""),
+        ({"qa_path": "mine.jsonl"}, ""),
+    ],
+)
+def test_questions_that_a_search_had_to_find_are_said_to_flatter_it(
+    workspace: Workspace, run: Any, publish_dataset: Any, changes: dict[str, Any], caveat: str
+) -> None:
+    dataset = publish_dataset(SynthesizeConfig.model_validate(changes))
+    files = workspace.artifacts.directory(run(CONFIG, dataset=dataset).ref)
+    assert read_retrieval_summary(files).caveat == caveat
+    page = (files / "report.html").read_text()
+    assert caveat in page
+    assert ("flatter" in page) == bool(caveat)
 
 
 def test_what_cannot_be_measured_by_is_refused(

@@ -24,14 +24,8 @@ class MakeBuilder(Protocol):
     ) -> ContextBuilder: ...
 
 
-@pytest.fixture(scope="session")
-def library() -> PromptLibrary:
-    """The bundled templates."""
-    return PromptLibrary.load()
-
-
 @pytest.fixture
-def make_builder(animals: Corpus, library: PromptLibrary) -> MakeBuilder:
+def make_builder(animals: Corpus, prompts: PromptLibrary) -> MakeBuilder:
     """Of the animals, or of other chunks; what is no argument of the builder is configuration."""
 
     def make(
@@ -49,7 +43,7 @@ def make_builder(animals: Corpus, library: PromptLibrary) -> MakeBuilder:
             {c.document_id: f"Page {c.document_id.removeprefix('doc-')}" for c in chunks},
             SynthesizeConfig(seed=seed, contexts=ContextConfig(**contexts), teacher=kind),  # type: ignore[arg-type]
             teacher=teacher,
-            prompts=library,
+            prompts=prompts,
             prompt_version="v1",
             teacher_model="teacher-1",
         )

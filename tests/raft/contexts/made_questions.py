@@ -15,19 +15,6 @@ from pipeline_lib.raft.rows import ReasoningStep
 from pipeline_lib.retrieval.hits import Hit
 
 
-def make_chunk(chunk_id: str, text: str, document_id: str = "") -> Chunk:
-    """A chunk that begins its document, by default one of its own."""
-    return Chunk(
-        chunk_id=chunk_id,
-        document_id=document_id or f"doc-{chunk_id}",
-        ordinal=0,
-        start=0,
-        end=len(text),
-        text=text,
-        num_tokens=0,
-    )
-
-
 def hits_of(*chunks: Chunk) -> tuple[Hit, ...]:
     """The chunks as retrieval finds them, best first."""
     return tuple(

@@ -10,7 +10,8 @@ from pipeline_lib.raft.candidates import Candidate
 from pipeline_lib.raft.contexts.adversarial import Changer
 from pipeline_lib.raft.contexts.distractors import Distractor
 from pipeline_lib.raft.quotes import fold
-from tests.raft.contexts.made_questions import ask_about, group_of, make_chunk
+from tests.corpus.made_corpora import make_chunk
+from tests.raft.contexts.made_questions import ask_about, group_of
 
 SHOP = make_chunk(
     "shop",

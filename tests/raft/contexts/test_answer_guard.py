@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline_lib.raft.contexts.guard import AnswerGuard, words_in_order
+from pipeline_lib.raft.contexts.guard import AnswerGuard
+from pipeline_lib.raft.wording import words_in_order
 
 ORACLE = "A fox is red. It sleeps by day in deep burrows under old trees."
 

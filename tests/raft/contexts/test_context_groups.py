@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from pipeline_lib.raft.contexts.groups import ContextGroup, make_groups
 from pipeline_lib.raft.rows import RaftRow
-from tests.raft.contexts.made_questions import ask_about, drafts_of, hits_of, make_chunk
+from tests.corpus.made_corpora import make_chunk
+from tests.raft.contexts.made_questions import ask_about, drafts_of, hits_of
 
 TREES = "oak ash elm fir yew box fig bay".split()
 CHUNKS = [

@@ -13,7 +13,8 @@ from pipeline_lib.raft.contexts.adversarial import Changer
 from pipeline_lib.raft.contexts.details import details_of
 from pipeline_lib.raft.contexts.guard import AnswerGuard
 from pipeline_lib.raft.rows import RaftRow
-from tests.raft.contexts.made_questions import ask_about, group_of, hits_of, make_chunk
+from tests.corpus.made_corpora import make_chunk
+from tests.raft.contexts.made_questions import ask_about, group_of, hits_of
 
 WORDS = "oak ash elm Anna NASA Oslo 12 1991 is not can always <answer> </document> `x` a_b".split()
 SEPARATORS = st.sampled_from([" ", "  ", "\n", ". ", ".\n\n", ", "])

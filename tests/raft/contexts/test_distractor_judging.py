@@ -5,7 +5,8 @@ import pytest
 from pipeline_lib.errors import ConfigError
 from pipeline_lib.generation.base import Completion, Prompt
 from pipeline_lib.raft.contexts.judging import read_verdict
-from tests.raft.contexts.made_questions import ask_about, hits_of, make_chunk
+from tests.corpus.made_corpora import make_chunk
+from tests.raft.contexts.made_questions import ask_about, hits_of
 
 ORACLE = make_chunk("oracle", "Foxes sleep by day in deep burrows under old trees.")
 NEAR = [

@@ -7,7 +7,8 @@ import pytest
 from pipeline_lib.corpus.schema import Chunk
 from pipeline_lib.raft.contexts.distractors import Choice, Distractor, DistractorPool
 from pipeline_lib.retrieval.hits import Hit
-from tests.raft.contexts.made_questions import ask_about, group_of, hits_of, make_chunk
+from tests.corpus.made_corpora import make_chunk
+from tests.raft.contexts.made_questions import ask_about, group_of, hits_of
 
 ORACLE = make_chunk("oracle", "A fox is red. It sleeps by day in deep burrows under old trees.")
 OTHERS = [make_chunk(f"c{n:02}", f"Passage number {n} is about the topic {n}.") for n in range(30)]

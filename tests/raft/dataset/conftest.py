@@ -9,23 +9,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from pipeline_lib.artifacts.manifest import ArtifactRef, Manifest
 from pipeline_lib.config import IngestConfig, SynthesizeConfig
 from pipeline_lib.corpus.documents import document_id
-from pipeline_lib.corpus.schema import (
-    CHUNK_SCHEMA,
-    CHUNKS_FILE,
-    DOCUMENT_SCHEMA,
-    DOCUMENTS_FILE,
-    Chunk,
-    Corpus,
-    Document,
-    row_from,
-)
+from pipeline_lib.corpus.schema import Chunk, Corpus, Document
 from pipeline_lib.raft.candidates import quote_of
 from pipeline_lib.raft.contexts.drafting import Remapped
 from pipeline_lib.raft.dataset.lineage import LineageWriter
@@ -33,17 +22,11 @@ from pipeline_lib.raft.dataset.previous import RECIPE_DETAIL, PreviousDataset
 from pipeline_lib.raft.dataset.splitting import split_groups
 from pipeline_lib.raft.keys import make_row_id
 from pipeline_lib.raft.rendering import REFUSAL_ANSWER
-from pipeline_lib.raft.rows import (
-    SPLITS,
-    Passage,
-    Provenance,
-    RaftRow,
-    ReasoningStep,
-    Split,
-    split_file,
-    write_rows,
-)
-from pipeline_lib.stage import ArtifactDraft, Workspace, run_stage, stage_ref
+from pipeline_lib.raft.rows import Passage, Provenance, RaftRow, ReasoningStep, Split
+from pipeline_lib.stage import ArtifactDraft, Workspace, stage_ref
+from tests.artifacts.made_artifacts import publish
+from tests.corpus.made_corpora import make_chunk, write_corpus
+from tests.raft.made_rows import write_splits
 
 RECIPE = "recipe-1"
 
@@ -72,17 +55,8 @@ def corpus_of(
         start = 0
         for ordinal, text in enumerate(texts):
             mark = hashlib.sha256(f"{name}\0{text}".encode()).hexdigest()[:12]
-            chunks.append(
-                Chunk(
-                    chunk_id=f"{name}-{mark}",
-                    document_id=document_id(uri(name)),
-                    ordinal=ordinal,
-                    start=start,
-                    end=start + len(text),
-                    text=text,
-                    num_tokens=len(text.split()),
-                )
-            )
+            about = document_id(uri(name))
+            chunks.append(make_chunk(f"{name}-{mark}", text, about, ordinal=ordinal, start=start))
             start += len(text) + 1
     return Corpus(tuple(documents), tuple(chunks))
 
@@ -191,16 +165,6 @@ def books() -> type[Books]:
     return Books
 
 
-def write_corpus(directory: Path, corpus: Corpus) -> None:
-    """What the stage `ingest` leaves, without what only it needs."""
-    for records, schema, file in (
-        (corpus.documents, DOCUMENT_SCHEMA, DOCUMENTS_FILE),
-        (corpus.chunks, CHUNK_SCHEMA, CHUNKS_FILE),
-    ):
-        rows = [row_from(record) for record in records]
-        pq.write_table(pa.Table.from_pylist(rows, schema), directory / file)
-
-
 def write_dataset(
     directory: Path, corpus: Corpus, rows: Sequence[RaftRow], config: SynthesizeConfig
 ) -> None:
@@ -208,8 +172,7 @@ def write_dataset(
     known: dict[str, Split] = {row.source_document_id: row.split for row in rows}
     alone = [(document.document_id,) for document in corpus.documents]
     split_groups(alone, config.split, config.seed, known).write(directory)
-    for split in SPLITS:
-        write_rows(directory / split_file(split), (row for row in rows if row.split == split))
+    write_splits(directory, rows)
     with LineageWriter(directory, corpus.documents) as lineage:
         for row in rows:
             lineage.write(row)
@@ -253,12 +216,13 @@ class Library:
     ws: Workspace
 
     def publish_corpus(self, corpus: Corpus) -> ArtifactRef:
-        return self._run(
+        return publish(
+            self.ws,
             "corpus",
-            {"content": repr(corpus)},
-            IngestConfig(),
             lambda draft: write_corpus(draft.directory, corpus),
-        )
+            config=IngestConfig(),
+            inputs={"content": repr(corpus)},
+        ).ref
 
     def publish_dataset(
         self,
@@ -273,7 +237,9 @@ class Library:
             draft.details[RECIPE_DETAIL] = RECIPE
 
         all_inputs = {"corpus": self.publish_corpus(corpus), **(inputs or {})}
-        return self._run("dataset", all_inputs, config, build)
+        return publish(
+            self.ws, "dataset", build, stage="dataset", config=config, inputs=all_inputs
+        ).ref
 
     def publish_bare(self, kind: Any, inputs: Mapping[str, ArtifactRef]) -> ArtifactRef:
         """An artifact with a file that says nothing."""
@@ -281,7 +247,7 @@ class Library:
         def build(draft: ArtifactDraft) -> None:
             (draft.directory / "file.txt").write_text("x")
 
-        return self._run(kind, inputs, SynthesizeConfig(), build)
+        return publish(self.ws, kind, build, inputs=inputs).ref
 
     def dataset_ref(self, corpus: Corpus, inputs: Mapping[str, Any]) -> ArtifactRef:
         """What `publish_dataset` would call its dataset."""
@@ -293,18 +259,6 @@ class Library:
             config=SynthesizeConfig(seed=1),
             inputs={"corpus": self.publish_corpus(corpus), **inputs},
         )
-
-    def _run(self, kind: Any, inputs: Mapping[str, Any], config: Any, build: Any) -> ArtifactRef:
-        return run_stage(
-            self.ws,
-            kind=kind,
-            name="demo",
-            stage=kind,
-            stage_version=1,
-            config=config,
-            inputs=inputs,
-            build=build,
-        ).ref
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pipeline_lib.corpus.schema import Chunk
 from pipeline_lib.raft.candidates import quote_of
 from pipeline_lib.raft.dataset.remapping import find_again
+from tests.corpus.made_corpora import make_chunk
 
 SENTENCES = [f"Sentence number {n} tells of the {n * 7} boats that came." for n in range(12)]
 TEXT = " ".join(SENTENCES)
@@ -18,15 +19,7 @@ def cut(text: str, places: list[int]) -> list[Chunk]:
     """Chunks of a text between the given offsets."""
     bounds = sorted({0, len(text), *(place for place in places if 0 < place < len(text))})
     return [
-        Chunk(
-            chunk_id=f"{start}-{end}",
-            document_id="d",
-            ordinal=number,
-            start=start,
-            end=end,
-            text=text[start:end],
-            num_tokens=1,
-        )
+        make_chunk(f"{start}-{end}", text[start:end], "d", ordinal=number, start=start)
         for number, (start, end) in enumerate(pairwise(bounds))
     ]
 

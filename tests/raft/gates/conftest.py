@@ -15,21 +15,14 @@ from pipeline_lib.raft.gates.asking import Asking
 from pipeline_lib.raft.prompts.library import PromptLibrary
 from pipeline_lib.raft.rows import Quote, ReasoningStep
 from pipeline_lib.retrieval.search import Hit
+from tests.corpus.made_corpora import make_chunk
 
 LIBRARY = "On Saturdays the library closes at noon, and it stays closed on 3 public holidays."
 
 
 def chunk_of(text: str, number: int = 0) -> Chunk:
     """A chunk of a document of its own."""
-    return Chunk(
-        chunk_id=f"chunk-{number}",
-        document_id=f"doc-{number}",
-        ordinal=0,
-        start=0,
-        end=len(text),
-        text=text,
-        num_tokens=len(text.split()),
-    )
+    return make_chunk(f"chunk-{number}", text, f"doc-{number}")
 
 
 MakeCandidate = Callable[..., Candidate]
@@ -115,14 +108,8 @@ def fake_teacher() -> type[MeteredFake]:
     return MeteredFake
 
 
-@pytest.fixture(scope="session")
-def bundled_prompts() -> PromptLibrary:
-    """The templates that come with the package."""
-    return PromptLibrary.load()
-
-
 @pytest.fixture
-def ask_with(bundled_prompts: PromptLibrary) -> Callable[..., Asking]:
+def ask_with(prompts: PromptLibrary) -> Callable[..., Asking]:
     """What gates ask with, given a teacher."""
     titles = {f"doc-{n}": f"Page {n}" for n in range(50)}
-    return lambda teacher: Asking(teacher, bundled_prompts, titles, seed=1)
+    return lambda teacher: Asking(teacher, prompts, titles, seed=1)

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline_lib.corpus.schema import Chunk
 from pipeline_lib.generation.base import Completion, GenerationParams, Prompt
 from pipeline_lib.raft.candidates import Candidate, Rejection, Topic
 from pipeline_lib.raft.gates.agreement import Agreement
@@ -19,6 +18,7 @@ from pipeline_lib.raft.gates.closed_book import NeedsDocument, is_right
 from pipeline_lib.raft.gates.consistency import Consistency
 from pipeline_lib.raft.prompts.library import PromptLibrary
 from pipeline_lib.raft.rendering import REFUSAL_ANSWER
+from tests.corpus.made_corpora import make_chunk
 
 Make = Callable[..., Candidate]
 Ask = Callable[..., Asking]
@@ -194,14 +194,12 @@ HOSTILE = st.lists(MARKS | st.text(max_size=5), max_size=12).map("".join)
 @settings(deadline=None)
 @given(question=HOSTILE, text=HOSTILE, title=HOSTILE)
 def test_hostile_text_changes_no_structure(
-    fake_teacher: Any, bundled_prompts: PromptLibrary, question: str, text: str, title: str
+    fake_teacher: Any, prompts: PromptLibrary, question: str, text: str, title: str
 ) -> None:
-    chunk = Chunk(
-        chunk_id="c", document_id="d", ordinal=0, start=0, end=len(text), text=text, num_tokens=1
-    )
+    chunk = make_chunk("c", text, "d")
     candidate = Candidate(topic=Topic(split="train", chunks=(chunk,)), question=question)
     teacher = fake_teacher(says("x"))
-    asking = Asking(teacher, bundled_prompts, {"d": title}, seed=1)
+    asking = Asking(teacher, prompts, {"d": title}, seed=1)
     asking.answers_again([candidate], step="agreement")
     user = teacher.asked[0][1].chat_messages()[-1]["content"]
     assert user.count("</document>") == 1

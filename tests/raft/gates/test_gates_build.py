@@ -40,18 +40,18 @@ EVERYTHING = config_of(
 
 
 def test_by_default_only_what_costs_nothing_is_on(
-    fake_teacher: Any, bundled_prompts: PromptLibrary
+    fake_teacher: Any, prompts: PromptLibrary
 ) -> None:
     config = SynthesizeConfig()
     teacher = fake_teacher(lambda _p, _q: "")
     assert steps_of(question_gates(config)) == ("question", "new")
     assert steps_of(round_trip_gates(config)) == ("round_trip",)
-    answering = answer_gates(config, teacher, bundled_prompts, {})
+    answering = answer_gates(config, teacher, prompts, {})
     assert steps_of(answering) == ("answer", "quotes", "reasoning")
 
 
 def test_every_gate_can_be_switched_on_and_stands_in_the_funnels_order(
-    fake_teacher: Any, bundled_prompts: PromptLibrary
+    fake_teacher: Any, prompts: PromptLibrary
 ) -> None:
     assert steps_of(question_gates(EVERYTHING)) == (
         "question",
@@ -60,7 +60,7 @@ def test_every_gate_can_be_switched_on_and_stands_in_the_funnels_order(
         "toxicity",
         "new",
     )
-    answering = answer_gates(EVERYTHING, fake_teacher(lambda _p, _q: ""), bundled_prompts, {})
+    answering = answer_gates(EVERYTHING, fake_teacher(lambda _p, _q: ""), prompts, {})
     assert steps_of(answering) == (
         "answer",
         "quotes",
@@ -127,7 +127,7 @@ def test_rejects_do_not_hold_what_a_row_must_not_hold(make_candidate: Make, tmp_
 
 
 def test_what_rows_that_were_taken_over_say_is_not_said_again(
-    make_candidate: Make, fake_teacher: Any, bundled_prompts: PromptLibrary
+    make_candidate: Make, fake_teacher: Any, prompts: PromptLibrary
 ) -> None:
     candidate = make_candidate()
     config = SynthesizeConfig()
@@ -137,17 +137,15 @@ def test_what_rows_that_were_taken_over_say_is_not_said_again(
     assert run_gates(question_gates(config, asked=asked), [candidate], funnel) == []
     said = SaidBefore()
     said.add("The document gives the hour for Saturdays.")
-    gates = answer_gates(config, fake_teacher(None), bundled_prompts, {}, said=said)
+    gates = answer_gates(config, fake_teacher(None), prompts, {}, said=said)
     assert run_gates(gates, [candidate], funnel) == []
     assert set(funnel.dropped) == {"new.asked_before", "reasoning.same_as_another_row"}
 
 
 def test_a_judges_calibration_is_in_the_funnels_file(
-    make_candidate: Make, fake_teacher: Any, bundled_prompts: PromptLibrary
+    make_candidate: Make, fake_teacher: Any, prompts: PromptLibrary
 ) -> None:
-    gates = answer_gates(
-        config_of(judge={}), fake_teacher(lambda _p, _q: "no idea"), bundled_prompts, {}
-    )
+    gates = answer_gates(config_of(judge={}), fake_teacher(lambda _p, _q: "no idea"), prompts, {})
     candidates = [
         make_candidate(f"When is {word}?", reasoning=f"It is about {word}.")
         for word in ("spring", "summer", "autumn", "winter")

@@ -6,20 +6,9 @@ from itertools import combinations
 
 from pipeline_lib.corpus.schema import Chunk
 from pipeline_lib.raft.writers.pairing import MAX_PASSAGES, PassagePairs
+from tests.corpus.made_corpora import make_chunk
 
 FILLER = "gravel quartz basalt marble granite slate pumice flint chalk schist gneiss tuff".split()
-
-
-def chunk(chunk_id: str, text: str, document_id: str = "", start: int = 0) -> Chunk:
-    return Chunk(
-        chunk_id=chunk_id,
-        document_id=document_id or f"doc-{chunk_id}",
-        ordinal=0,
-        start=start,
-        end=start + len(text),
-        text=text,
-        num_tokens=0,
-    )
 
 
 def chosen(*chunks: Chunk) -> dict[str, str]:
@@ -33,9 +22,11 @@ def edges(*chunks: Chunk) -> set[frozenset[str]]:
     return {frozenset(pair) for pair in chosen(*chunks).items()}
 
 
-TURBINE = chunk("a", "The Kaplan turbine turns in the Rheinfelden power station since 1898.")
-STATION = chunk("b", "The Rheinfelden station has a Kaplan unit that was built by Voith.")
-OTHER = chunk("c", "Glaciers carve valleys; their meltwater carries gravel towards the plains.")
+TURBINE = make_chunk("a", "The Kaplan turbine turns in the Rheinfelden power station since 1898.")
+STATION = make_chunk("b", "The Rheinfelden station has a Kaplan unit that was built by Voith.")
+OTHER = make_chunk(
+    "c", "Glaciers carve valleys; their meltwater carries gravel towards the plains."
+)
 
 
 def test_passages_that_share_rare_words_are_a_pair() -> None:
@@ -44,24 +35,29 @@ def test_passages_that_share_rare_words_are_a_pair() -> None:
 
 def test_a_pair_is_chosen_from_one_side_only() -> None:
     for name in "bdefghij":
-        station = chunk(name, STATION.text)
+        station = make_chunk(name, STATION.text)
         assert len(chosen(TURBINE, station)) == 1
 
 
 def test_one_shared_word_is_not_enough() -> None:
-    assert chosen(TURBINE, chunk("b", "Rheinfelden has a brewery with a long tradition.")) == {}
+    assert (
+        chosen(TURBINE, make_chunk("b", "Rheinfelden has a brewery with a long tradition.")) == {}
+    )
 
 
 def test_numbers_and_short_words_do_not_join() -> None:
     assert (
-        chosen(chunk("a", "In 1898 the cat sat, 200 of 300."), chunk("b", "1898: cat sat 200 300"))
+        chosen(
+            make_chunk("a", "In 1898 the cat sat, 200 of 300."),
+            make_chunk("b", "1898: cat sat 200 300"),
+        )
         == {}
     )
 
 
 def test_what_many_passages_say_joins_none() -> None:
     common = [
-        chunk(f"x{n}", f"Kaplan Rheinfelden {FILLER[n % 12]} number{n} item{n}")
+        make_chunk(f"x{n}", f"Kaplan Rheinfelden {FILLER[n % 12]} number{n} item{n}")
         for n in range(MAX_PASSAGES + 1)
     ]
     assert chosen(*common) == {}
@@ -70,22 +66,24 @@ def test_what_many_passages_say_joins_none() -> None:
 
 def test_copies_are_no_pair() -> None:
     text = "The Kaplan turbine of the Rheinfelden station turns under a head of six metres of water"
-    assert chosen(chunk("a", text), chunk("b", text + " since 1898.")) == {}
+    assert chosen(make_chunk("a", text), make_chunk("b", text + " since 1898.")) == {}
 
 
 def test_overlapping_neighbours_are_no_pair_but_others_of_the_document_are() -> None:
-    first = chunk("a", TURBINE.text, "doc")
+    first = make_chunk("a", TURBINE.text, "doc")
     for start, expected in ((30, set()), (len(TURBINE.text), {frozenset("ab")})):
-        second = chunk("b", STATION.text, "doc", start=start)
+        second = make_chunk("b", STATION.text, "doc", start=start)
         assert edges(first, second) == expected
 
 
 def test_the_passage_that_shares_most_is_chosen_where_it_is_not_itself_the_chooser() -> None:
-    source = chunk("source", "Voith casts wheels for Francis units in Heidenheim.")
-    far = chunk("far", "Francis units suit medium heads everywhere.")
+    source = make_chunk("source", "Voith casts wheels for Francis units in Heidenheim.")
+    far = make_chunk("far", "Francis units suit medium heads everywhere.")
     num_chosen = 0
     for number in range(20):
-        near = chunk(f"near{number}", "Voith delivers wicket gates and wheels for Francis units.")
+        near = make_chunk(
+            f"near{number}", "Voith delivers wicket gates and wheels for Francis units."
+        )
         may_choose = PassagePairs([source, near]).partner(source) is near
         partner = PassagePairs([far, near, source]).partner(source)
         assert (partner is near) == may_choose
@@ -98,11 +96,11 @@ def test_a_passage_about_other_things_changes_no_pair() -> None:
         f"{left} and {right} are minerals; {left} is harder, {right} is found near rivers."
         for left, right in combinations(FILLER[:6], 2)
     ]
-    chunks = [chunk(f"id-{n:02}", text) for n, text in enumerate(texts)]
+    chunks = [make_chunk(f"id-{n:02}", text) for n, text in enumerate(texts)]
     before = chosen(*chunks)
     assert before
     assert (
-        chosen(*chunks, chunk("z", "Bakers knead dough before sunrise, then shape loaves."))
+        chosen(*chunks, make_chunk("z", "Bakers knead dough before sunrise, then shape loaves."))
         == before
     )
     assert chosen(*reversed(chunks)) == before

@@ -6,18 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline_lib.corpus.schema import Chunk
 from pipeline_lib.generation.base import Completion
 from pipeline_lib.raft.candidates import Rejection, Written
 from pipeline_lib.raft.markup import escape
 from pipeline_lib.raft.quotes import verify_quote
 from pipeline_lib.raft.rendering import REFUSAL_ANSWER
-from pipeline_lib.raft.writers.replies import (
-    ShownChunk,
-    check_question,
-    read_answer,
-    read_questions,
-)
+from pipeline_lib.raft.showing import ShownPassage
+from pipeline_lib.raft.writers.replies import check_question, read_answer, read_questions
+from tests.corpus.made_corpora import make_chunk
 
 TWO = ["What does the badger collect?", "When is the badger hungry?"]
 
@@ -26,20 +22,9 @@ def reply(text: str, finish: str = "stop") -> Completion:
     return Completion(text, 10, 10, finish)  # type: ignore[arg-type]
 
 
-def shown(*texts: str) -> list[ShownChunk]:
+def shown(*texts: str) -> list[ShownPassage]:
     return [
-        ShownChunk(
-            Chunk(
-                chunk_id=f"chunk-{number}",
-                document_id=f"doc-{number}",
-                ordinal=0,
-                start=0,
-                end=len(text),
-                text=text,
-                num_tokens=0,
-            ),
-            f"Page {number}",
-        )
+        ShownPassage(make_chunk(f"chunk-{number}", text, f"doc-{number}"), f"Page {number}")
         for number, text in enumerate(texts)
     ]
 

@@ -13,9 +13,10 @@ from pipeline_lib.generation.base import Completion
 from pipeline_lib.raft.candidates import Candidate, Topic, Written
 from pipeline_lib.raft.prompts.library import PromptLibrary
 from pipeline_lib.raft.rendering import REFUSAL_ANSWER, parse_answer
+from pipeline_lib.raft.showing import ShownPassage
 from pipeline_lib.raft.writers.chat import ChatWriter
 from pipeline_lib.raft.writers.kinds import PAIRED_KINDS
-from pipeline_lib.raft.writers.replies import ShownChunk, read_answer
+from pipeline_lib.raft.writers.replies import read_answer
 
 PROMPTS = PromptLibrary.load()
 ANSWERS = {
@@ -34,7 +35,7 @@ def test_the_example_of_an_answer_is_one_that_would_be_kept(name: str, animals: 
     _, _, example = system_of(name, **ANSWERS[name]).partition("Example of the form:\n")
     example, _, _ = example.partition("\n\n")
     text = "On Saturdays the library closes at noon, and it stays closed on public holidays."
-    shown = [ShownChunk(replace(animals.chunks[0], text=text), "The city library")]
+    shown = [ShownPassage(replace(animals.chunks[0], text=text), "The city library")]
     read = read_answer(Completion(example, 1, 1, "stop"), shown, is_answerable=True)
     assert isinstance(read, Written)
     assert read.final_answer == "At noon"
