@@ -42,6 +42,10 @@ down: install ## Stop what `make up` started
 test: install-dev ## Run the tests; ARGS="tests/corpus -k chunk" picks some, JOBS=0: one process
 	$(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=loadfile $(ARGS)
 
+.PHONY: test-gpu
+test-gpu: install-dev ## Run the tests that need a CUDA device
+	$(BIN)/python -m pytest -m gpu $(ARGS)
+
 .PHONY: check
 check: install-dev ## Lint, format, types, import contracts, spelling, YAML, Dockerfiles, compose file
 	$(BIN)/ruff check .

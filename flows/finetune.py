@@ -7,6 +7,7 @@ from flows.summary import stage_markdown, stage_message
 from pipeline_lib.config import FinetuneConfig
 from pipeline_lib.stage import StageResult
 from tasks.finetune import finetune as finetune_task
+from tasks.finetune import model_to_continue
 from tasks.references import full_reference, resolve
 
 _DEFAULT = FinetuneConfig()
@@ -21,10 +22,10 @@ def finetune(
     Args:
         name: Names the pipeline and its artifacts: lower-case letters, digits, dashes.
         dataset: The dataset: 'latest', a fingerprint, or another pipeline's, 'dataset/x@latest'.
-        config: Base model, method, batch sizes, processes.
+        config: Base model, stages, method, batches, processes.
     """
     inputs = resolve({"dataset": full_reference("dataset", name, dataset)})
-    result = finetune_task(name, config, inputs["dataset"])
+    result = finetune_task(name, config, inputs["dataset"], model_to_continue(name, config))
     return completed(
         result,
         stage_message(result),

@@ -9,7 +9,7 @@ from flows.summary import PipelineSummary, TunedRetriever, pipeline_markdown
 from pipeline_lib.config import PipelineConfig
 from pipeline_lib.retriever.naming import untuned_name
 from tasks.evaluate import choose_baseline, evaluate
-from tasks.finetune import finetune, finetune_elsewhere
+from tasks.finetune import finetune, finetune_elsewhere, model_to_continue
 from tasks.promote import promote
 from tasks.synthesize import synthesize
 from tasks.tune_retriever import index_config_in_service, promote_retriever, tune_retriever
@@ -51,7 +51,8 @@ def pipeline(config: PipelineConfig = _DEFAULT) -> PipelineSummary:
     if config.finetune_deployment:
         model = finetune_elsewhere(config.finetune_deployment, name, config.finetune, dataset.ref)
     else:
-        model = finetune(name, config.finetune, dataset.ref)
+        previous = model_to_continue(name, config.finetune)
+        model = finetune(name, config.finetune, dataset.ref, previous)
     baseline = choose_baseline(name, model.ref)
     evaluation = evaluate(name, config.evaluate, model.ref, dataset.ref, passages.ref, baseline)
     promotion = promote(name, config.promote, evaluation.ref)

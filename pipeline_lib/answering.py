@@ -20,7 +20,7 @@ from pipeline_lib.raft.quotes import QuoteStatus, verify_quote
 from pipeline_lib.raft.rendering import parse_answer, render_prompt
 from pipeline_lib.retrieval.search import Hit, PassageSearcher, Searcher, latest_index
 from pipeline_lib.stage import Workspace
-from pipeline_lib.training.export import MERGED_FOLDER
+from pipeline_lib.training.export import tuned_model
 
 BASE = "base"
 _MODEL_PATTERN = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
@@ -81,13 +81,15 @@ class AnsweringModel:
     name: str
     path: Path
     identity: str
+    adapter: Path | None = None
+    """To be loaded on top, where there are no merged weights."""
 
 
 def open_local_model(model: AnsweringModel) -> TextGenerator:
     """The model in this process."""
     from pipeline_lib.generation.local import LocalGenerator
 
-    return LocalGenerator(model.path, batch_size=1, identity=model.identity)
+    return LocalGenerator(model.path, model.adapter, batch_size=1, identity=model.identity)
 
 
 def answer(
@@ -167,7 +169,8 @@ def _find_model(ws: Workspace, config: AnswerConfig) -> AnsweringModel:
         base = resolve_model(ws.settings, _base_model(ws, config.name), ws.progress)
         return AnsweringModel(base.name, base.path, base.identity)
     ref = _find_model_artifact(ws, config.name, config.model)
-    return AnsweringModel(str(ref), ws.artifacts.directory(ref) / MERGED_FOLDER, str(ref))
+    tuned = tuned_model(ws, ref)
+    return AnsweringModel(tuned.name, tuned.path, tuned.identity, tuned.adapter)
 
 
 def _base_model(ws: Workspace, name: str) -> str:

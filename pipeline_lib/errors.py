@@ -25,7 +25,11 @@ can help; bad input never is.
     │   └── GenerationUnavailableError   (transient) endpoint down, throttled or timed out
     ├── YieldError                  synthesis kept too few rows to go on
     ├── TrainingError               the trainer failed; carries the tail of its log
-    │   └── NonFiniteLossError      the loss became NaN or infinite; no update was made
+    │   ├── RewardError             rewards cannot tell good answers from bad; nothing was trained
+    │   ├── NonFiniteLossError      the loss became NaN or infinite; no update was made
+    │   ├── HungTrainingError       no rank gave a sign of life for too long
+    │   ├── PreemptedError          (transient) the run was told to end, and can be resumed
+    │   └── ExportError             trained weights could not be made into what others load
     └── StackError                  the local stack could not be started or stopped
 """
 
@@ -139,8 +143,26 @@ class TrainingError(RaftlineError):
     """The training process group failed; the message carries the tail of its log."""
 
 
+class RewardError(TrainingError):
+    """Rewards cannot tell references from answers that are known to be bad; nothing was trained."""
+
+
 class NonFiniteLossError(TrainingError):
     """The loss became NaN or infinite; the run stopped before the update."""
+
+
+class HungTrainingError(TrainingError):
+    """No rank gave a sign of life for longer than `launch.hang_seconds`."""
+
+
+class PreemptedError(TrainingError):
+    """The training was told to end (SIGTERM); it goes on from its last checkpoint."""
+
+    is_transient = True
+
+
+class ExportError(TrainingError):
+    """Trained weights could not be made into a model that others load."""
 
 
 class StackError(RaftlineError):

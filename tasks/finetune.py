@@ -18,23 +18,44 @@ from pipeline_lib.errors import ConfigError, TrainingError
 from pipeline_lib.stage import StageResult
 from pipeline_lib.training import stage
 from tasks.presentation import publish_counts
+from tasks.references import full_reference, resolve
 from tasks.remote import await_run, read_result
 from tasks.runtime import log_counts, open_workspace, stage_task
 
 
 # For those who limit how many trainings run at once, across deployments.
 @stage_task(name="finetune", tags=["gpu"], description="Dataset and base model to new model.")
-def finetune(name: str, config: FinetuneConfig, dataset: ArtifactRef) -> StageResult:
+def finetune(
+    name: str, config: FinetuneConfig, dataset: ArtifactRef, previous: ArtifactRef | None = None
+) -> StageResult:
     """Make the artifact `model`; see `pipeline_lib.training.stage.finetune`.
 
     Call it directly, never with `.submit`: a cancellation interrupts the main thread only, and
     only from there does it end the training processes at once.
     """
     with open_workspace() as ws:
-        result = stage.finetune(ws, name, config, dataset)
+        result = stage.finetune(ws, name, config, dataset, previous)
     log_counts(result)
     publish_counts(result)
     return result
+
+
+def model_to_continue(name: str, config: FinetuneConfig) -> ArtifactRef | None:
+    """The model that `config.continue_from` names; `None` where there is none yet.
+
+    The first run of a schedule has no champion to go on from: it starts from the base model.
+
+    Raises:
+        ArtifactNotFoundError: it names something else than an alias, which is not there.
+    """
+    if config.continue_from is None:
+        return None
+    reference = full_reference("model", name, config.continue_from)
+    is_alias = "@" in reference
+    found = resolve({"previous": reference}, optional=("previous",) if is_alias else ())
+    if "previous" not in found:
+        get_run_logger().info("%s is not there yet: starting from the base model", reference)
+    return found.get("previous")
 
 
 def finetune_elsewhere(

@@ -28,6 +28,8 @@ from pipeline_lib.progress import Progress
 
 UPDATE_INTERVAL_SECONDS = 2.0
 NOTE_INTERVAL_SECONDS = 30.0
+NOTE_INTERVAL_SHARE = 0.05
+"""Of how long a phase has taken so far: a day's training is some hundred lines, not thousands."""
 _LISTED_PHASES = 10
 _FAREWELL_SECONDS = 5.0
 
@@ -135,7 +137,8 @@ class PrefectProgress:
     Args:
         send: delivers a state; called from a thread of its own. When it fails, one warning is
             logged and later states are still tried.
-        logger: receives a line per phase, and notes at most every `NOTE_INTERVAL_SECONDS`.
+        logger: receives a line per phase, and notes at most every `NOTE_INTERVAL_SECONDS`; less
+            often the longer a phase has taken (`NOTE_INTERVAL_SHARE`).
         interval_seconds: least time between two deliveries.
         clock: monotonic seconds.
     """
@@ -196,7 +199,8 @@ class PrefectProgress:
                 return
             phase.note = text
             now = self._clock()
-            is_due = now - self._state.last_note >= NOTE_INTERVAL_SECONDS
+            interval = max(NOTE_INTERVAL_SECONDS, NOTE_INTERVAL_SHARE * (now - phase.started))
+            is_due = now - self._state.last_note >= interval
             if is_due:
                 self._state.last_note = now
             standing = phase.standing(now)

@@ -66,7 +66,10 @@ def test_every_field_has_a_title_and_some_code_reads_it(
     ("build", "words"),
     [
         (lambda: ChunkConfig(size_tokens=64, overlap_tokens=64), "must be smaller than"),
-        (lambda: FinetuneConfig(global_batch_size=5), "must be a multiple of"),
+        (
+            lambda: FinetuneConfig.model_validate({"batch": {"global_batch_size": 5}}),
+            "must be a multiple of",
+        ),
         (lambda: SplitConfig(test_fraction=0.7, validation_fraction=0.3), "less than a tenth"),
         (lambda: SynthesizeConfig(min_rows=97), "larger than num_questions"),
         (
@@ -76,6 +79,15 @@ def test_every_field_has_a_title_and_some_code_reads_it(
             "give both the same",
         ),
         (lambda: PipelineConfig(name="Has Spaces"), "pattern"),
+        (
+            lambda: FinetuneConfig.model_validate(
+                {
+                    "supervised": {"select_best": True},
+                    "launch": {"num_nodes": 2, "num_processes": 1, "address": "10.0.0.1:29500"},
+                }
+            ),
+            "needs one node",
+        ),
     ],
 )
 def test_contradictions_are_refused_before_any_work(build: Any, words: str) -> None:
@@ -83,9 +95,15 @@ def test_contradictions_are_refused_before_any_work(build: Any, words: str) -> N
         build()
 
 
-def test_batch_arithmetic_is_derived_once() -> None:
-    config = FinetuneConfig(num_processes=2, micro_batch_size=2, global_batch_size=16)
-    assert config.gradient_accumulation_steps == 4
+def test_batch_arithmetic_is_derived_for_the_ranks_at_hand() -> None:
+    config = FinetuneConfig.model_validate(
+        {
+            "batch": {"micro_batch_size": 2, "global_batch_size": 48},
+            "launch": {"num_processes": 2, "num_nodes": 3, "address": "10.0.0.1:29500"},
+        }
+    )
+    assert config.batch_arithmetic.num_ranks == 6
+    assert config.batch_arithmetic.gradient_accumulation_steps == 4
 
 
 def test_operational_fields_stay_out_of_nested_output_configs() -> None:

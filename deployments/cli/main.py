@@ -16,8 +16,11 @@ from deployments.cli import (
     ask,
     demo,
     estimate,
+    estimate_training,
     evaluate_retrieval,
     export,
+    join,
+    manifest,
     models,
     review,
     search,
@@ -69,12 +72,15 @@ demo.register(app)
 ask.register(app)
 search.register(app)
 estimate.register(app)
+estimate_training.register(app)
 evaluate_retrieval.register(app)
 show.register(app)
 export.register(app)
 review.register(app)
 stack.register(app)
 models.register(app)
+join.register(app)
+manifest.register(app)
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ from pipeline_lib.config.base import (
     FrozenConfig,
     operational,
 )
+from pipeline_lib.config.batches import BatchArithmetic, BatchConfig, cut_batch
 from pipeline_lib.config.contexts import (
     DISTRACTOR_ORIGINS,
     REJECTED_KINDS,
@@ -29,6 +30,15 @@ from pipeline_lib.config.flows import (
     PipelineConfig,
 )
 from pipeline_lib.config.index import IndexConfig, MetadataIndex
+from pipeline_lib.config.objectives import (
+    OBJECTIVES,
+    Objective,
+    PreferenceTrainingConfig,
+    PretrainingConfig,
+    ReinforcementConfig,
+    ScheduleConfig,
+    SupervisedConfig,
+)
 from pipeline_lib.config.questions import GateConfig, JudgeConfig, QuestionConfig
 from pipeline_lib.config.retrieval import (
     ExpandConfig,
@@ -45,20 +55,32 @@ from pipeline_lib.config.retriever import (
 from pipeline_lib.config.shares import normalized
 from pipeline_lib.config.synthesis import SplitConfig, SynthesizeConfig
 from pipeline_lib.config.teacher import BudgetConfig, PriceConfig, TeacherConfig
-from pipeline_lib.config.training import FinetuneConfig, LoraSettings
+from pipeline_lib.config.training import (
+    CheckpointConfig,
+    EngineConfig,
+    FinetuneConfig,
+    LaunchConfig,
+    LoraSettings,
+    Method,
+)
 
 __all__ = [
     "BUNDLED_EMBEDDING_MODEL",
     "BUNDLED_LANGUAGE_MODEL",
     "DISTRACTOR_ORIGINS",
     "NAME_PATTERN",
+    "OBJECTIVES",
     "REJECTED_KINDS",
     "SAMPLE_SOURCE",
     "AnswerConfig",
     "ApprovalConfig",
+    "BatchArithmetic",
+    "BatchConfig",
     "BudgetConfig",
+    "CheckpointConfig",
     "ChunkConfig",
     "ContextConfig",
+    "EngineConfig",
     "EvaluateConfig",
     "ExpandConfig",
     "FanOutConfig",
@@ -68,25 +90,34 @@ __all__ = [
     "IndexConfig",
     "IngestConfig",
     "JudgeConfig",
+    "LaunchConfig",
     "LoraSettings",
     "MetadataIndex",
+    "Method",
     "MiningConfig",
+    "Objective",
     "PipelineConfig",
     "PreferenceConfig",
+    "PreferenceTrainingConfig",
+    "PretrainingConfig",
     "PriceConfig",
     "PromoteConfig",
     "PromoteRetrieverConfig",
     "QuestionConfig",
+    "ReinforcementConfig",
     "RerankConfig",
     "RetrievalConfig",
     "RetrievalEvaluationConfig",
+    "ScheduleConfig",
     "SearchFilter",
     "SplitConfig",
+    "SupervisedConfig",
     "SweepConfig",
     "SynthesizeConfig",
     "TaskConfig",
     "TeacherConfig",
     "TuneRetrieverConfig",
+    "cut_batch",
     "normalized",
     "operational",
 ]

@@ -43,6 +43,8 @@ class Arm:
     """Folder with weights and tokenizer."""
     identity: str
     """Changes whenever the model changes."""
+    adapter: Path | None = None
+    """To be loaded on top, where there are no merged weights."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def open_local_model(arm: Arm, batch_size: int) -> ScoringGenerator:
     """The arm's model in this process."""
     from pipeline_lib.generation.local import LocalGenerator
 
-    return LocalGenerator(arm.path, batch_size=batch_size, identity=arm.identity)
+    return LocalGenerator(arm.path, arm.adapter, batch_size=batch_size, identity=arm.identity)
 
 
 def run_arm(

@@ -8,6 +8,8 @@ from math import ceil, floor, isfinite, log10
 from typing import Any
 
 _NICE_STEPS = (1, 2, 2.5, 5, 10)
+_MOST_POINTS = 400
+"""Of a curve: more than that are closer than a pixel, and make the report large."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,8 @@ class LossChart:
 def loss_chart(log: Iterable[Mapping[str, Any]]) -> LossChart | None:
     """Lay out the training log (`log.jsonl`: `step` with `loss` or `eval_loss`).
 
+    Of a long run, the training loss is shown by means over steps that follow one another.
+
     Returns:
         The chart, or `None` when the log holds no loss.
     """
@@ -69,6 +73,7 @@ def loss_chart(log: Iterable[Mapping[str, Any]]) -> LossChart | None:
             value = entry.get(name)
             if value is not None and isfinite(value):
                 values.append((int(entry["step"]), float(value)))
+    series["loss"] = thinned(series["loss"])
     everything = [pair for values in series.values() for pair in values]
     if not everything:
         return None
@@ -94,6 +99,19 @@ def loss_chart(log: Iterable[Mapping[str, Any]]) -> LossChart | None:
         x_ticks=tuple(Tick(x(value), f"{value:g}") for value in x_values),
         y_ticks=tuple(Tick(y(value), f"{value:g}") for value in y_values),
     )
+
+
+def thinned(
+    values: Sequence[tuple[int, float]], most: int = _MOST_POINTS
+) -> list[tuple[int, float]]:
+    """At most `most` points: the means of as many neighbours, each at its last one's step.
+
+    >>> thinned([(1, 4.0), (2, 2.0), (3, 1.0)], most=2)
+    [(2, 3.0), (3, 1.0)]
+    """
+    width = ceil(len(values) / most)
+    groups = [values[i : i + width] for i in range(0, len(values), max(1, width))]
+    return [(group[-1][0], sum(value for _, value in group) / len(group)) for group in groups]
 
 
 def nice_ticks(low: float, high: float, most: int = 6) -> list[float]:

@@ -16,7 +16,6 @@ from typing import Any
 
 from pipeline_lib.artifacts.manifest import ArtifactRef
 from pipeline_lib.config import EvaluateConfig
-from pipeline_lib.errors import ModelNotFoundError
 from pipeline_lib.evaluation.arms import Arm, ArmOutput, ModelOpener, open_local_model, run_arm
 from pipeline_lib.evaluation.lineage import trace_lineage
 from pipeline_lib.evaluation.metrics import EVALUATION_VERSION
@@ -36,7 +35,6 @@ from pipeline_lib.evaluation.records import (
 from pipeline_lib.evaluation.report import ReportContent, render_report
 from pipeline_lib.evaluation.scoring import summarize
 from pipeline_lib.generation.base import GenerationParams
-from pipeline_lib.models import resolve_model
 from pipeline_lib.progress import phase
 from pipeline_lib.raft.funnel import FUNNEL_FILE, SAMPLES_FILE, RejectSample, read_samples
 from pipeline_lib.raft.rendering import FORMAT_VERSION
@@ -50,7 +48,7 @@ from pipeline_lib.stage import (
     library_versions,
     run_stage,
 )
-from pipeline_lib.training.export import LOG_FILE, MERGED_FOLDER
+from pipeline_lib.training.export import LOG_FILE, tuned_from, tuned_model
 
 logger = logging.getLogger(__name__)
 
@@ -172,14 +170,7 @@ def _build(
 
 def _arms(ws: Workspace, inputs: _Inputs) -> list[Arm]:
     """Base, candidate, and champion where there is one."""
-    manifest = ws.artifacts.manifest(inputs.model)
-    base = resolve_model(ws.settings, manifest.config["base_model"], ws.progress)
-    if base.identity != manifest.inputs["base_model"]:
-        raise ModelNotFoundError(
-            f"The base model {base.name!r} is {base.identity} here, but {inputs.model} was "
-            f"fine-tuned from {manifest.inputs['base_model']}",
-            hint="Bring back the base model's files, or fine-tune again from the present ones.",
-        )
+    base = tuned_from(ws, inputs.model)
     arms = [
         Arm(BASE, base.name, base.path, base.identity),
         _tuned_arm(ws, CANDIDATE, inputs.model),
@@ -190,7 +181,8 @@ def _arms(ws: Workspace, inputs: _Inputs) -> list[Arm]:
 
 
 def _tuned_arm(ws: Workspace, name: ArmName, model: ArtifactRef) -> Arm:
-    return Arm(name, str(model), ws.artifacts.directory(model) / MERGED_FOLDER, str(model))
+    tuned = tuned_model(ws, model)
+    return Arm(name, tuned.name, tuned.path, tuned.identity, tuned.adapter)
 
 
 def _account(

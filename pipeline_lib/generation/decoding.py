@@ -262,12 +262,17 @@ def _select(state: Prefilled, numbers: list[int]) -> Prefilled:
 
 
 def _can_share(model: Any) -> bool:
-    """Only full attention: sliding windows and recurrent states would count the padding."""
+    """Only full attention: sliding windows and recurrent states would count the padding.
+
+    A model may also say that it has to see whole prompts.
+    """
     from transformers import DynamicCache
     from transformers.cache_utils import DynamicLayer
 
     layers = DynamicCache(config=model.config).layers
-    return all(type(layer) is DynamicLayer for layer in layers)
+    return getattr(model, "shares_prefixes", True) and all(
+        type(layer) is DynamicLayer for layer in layers
+    )
 
 
 def _run_prefix(model: Any, ids: tuple[int, ...]) -> Any:

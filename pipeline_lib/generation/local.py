@@ -9,12 +9,14 @@ the same batches, and with them bit-equal outputs.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline_lib.errors import GenerationError, ModelNotFoundError
+from pipeline_lib.generation.activated import ActivatedModel
 from pipeline_lib.generation.attention import use_fast_cpu_decoding
 from pipeline_lib.generation.base import (
     Completion,
@@ -40,7 +42,8 @@ class LocalGenerator:
 
     Args:
         path: folder with `config.json`, safetensors weights and the tokenizer.
-        adapter: folder of a PEFT adapter to merge into the weights (in float32) after loading.
+        adapter: folder of a PEFT adapter. It is merged into the weights (in float32) after loading,
+            unless it is an activated LoRA, which stays beside them.
         batch_size: prompts decoded together.
         identity: content hash of the model; without it, computed from the files when asked for.
         precision: 'auto' is bfloat16 where the hardware computes in it, else float32.
@@ -221,20 +224,17 @@ def _load(path: Path, adapter: Path | None, precision: str) -> tuple[Any, Any]:
 
     device = best_device()
     dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}.get(precision) or best_dtype(device)
+    is_merged = adapter is not None and not _is_activated(adapter)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
         model = AutoModelForCausalLM.from_pretrained(
             path,
-            dtype=torch.float32 if adapter else dtype,
+            dtype=torch.float32 if is_merged else dtype,
             local_files_only=True,
             use_safetensors=True,
         )
         if adapter is not None:
-            from peft import PeftModel
-
-            _check_adapter(adapter)
-
-            model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+            model = _with_adapter(model, adapter)
     except (OSError, ValueError, KeyError) as error:
         raise ModelNotFoundError(
             f"no causal language model could be loaded from {path}"
@@ -244,16 +244,28 @@ def _load(path: Path, adapter: Path | None, precision: str) -> tuple[Any, Any]:
         ) from error
     model = model.to(device=device, dtype=dtype).eval()
     use_fast_cpu_decoding(model)
-    return model, tokenizer
+    return model if adapter is None or is_merged else ActivatedModel(model), tokenizer
 
 
-def _check_adapter(adapter: Path) -> None:
-    """PEFT would also load pickled weights."""
+def _with_adapter(model: Any, adapter: Path) -> Any:
+    from peft import PeftModel
+
+    # PEFT would also load pickled weights.
     if not (adapter / "adapter_model.safetensors").is_file():
         raise ModelNotFoundError(
             f"The adapter in {adapter} has no adapter_model.safetensors",
             hint="Pickled weights are not loaded.",
         )
+    adapted = PeftModel.from_pretrained(model, adapter)
+    return adapted if _is_activated(adapter) else adapted.merge_and_unload()
+
+
+def _is_activated(adapter: Path) -> bool:
+    """Whether it is an activated LoRA, which no merged weights can stand for."""
+    path = adapter / "adapter_config.json"
+    if not path.is_file():
+        return False
+    return bool(json.loads(path.read_text(encoding="utf-8")).get("alora_invocation_tokens"))
 
 
 def _end_ids(model: Any, tokenizer: Any) -> frozenset[int]:

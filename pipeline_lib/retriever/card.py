@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline_lib.artifacts.manifest import ArtifactRef
 from pipeline_lib.config import TuneRetrieverConfig
 from pipeline_lib.evaluation.statistics import Estimate
-from pipeline_lib.models import ARTIFACT_MODEL_FOLDER, ARTIFACT_PREFIX, ResolvedModel
+from pipeline_lib.models import (
+    ARTIFACT_MODEL_FOLDER,
+    ARTIFACT_PREFIX,
+    ResolvedModel,
+    licence_of,
+)
 from pipeline_lib.retriever.measuring import RetrieverEvaluation
 
 CARD_FILE = "README.md"
-_RECORD_FILE = "raftline-model.json"
-_LICENCE_LINE = re.compile(r"^license:\s*[\"']?([^\"'\n]+?)[\"']?\s*$", re.MULTILINE)
 
 
 def write_card(
@@ -86,19 +88,6 @@ that of the corpus apply to this one.
 """,
         encoding="utf-8",
     )
-
-
-def licence_of(model: Path) -> str | None:
-    """The licence that a model's folder states, in its record or its card."""
-    record = model / _RECORD_FILE
-    if record.is_file():
-        licence = json.loads(record.read_text(encoding="utf-8")).get("license")
-        return str(licence) if licence else None
-    is_tuned = model.name == ARTIFACT_MODEL_FOLDER  # its card lies beside it
-    for card in (model / CARD_FILE, *([model.parent / CARD_FILE] if is_tuned else [])):
-        if card.is_file() and (match := _LICENCE_LINE.search(card.read_text(encoding="utf-8"))):
-            return match[1]
-    return None
 
 
 def _arms_table(evaluation: RetrieverEvaluation) -> str:

@@ -1,1 +1,1 @@
-"""Fine-tuning by DeepSpeed: collator, launcher, checkpoints, export."""
+"""Fine-tuning by DeepSpeed: batches, launcher, checkpoints, export."""

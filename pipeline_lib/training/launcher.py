@@ -1,164 +1,229 @@
-"""Runs one training as a process group that this process owns.
+"""Runs one training as processes that this process owns.
 
-torchrun starts the ranks; every one of them dies with its parent (see `guard`). However the wait
-ends (success, failure, time limit, cancellation, Ctrl-C), no process of the group is left behind.
+One rank runs by itself, several on one machine under torchrun, and on several machines one torchrun
+each, which the others start by `raftline join` or are told to over SSH. Every process dies with its
+parent (see `guard`). However the wait ends (success, failure, silence, time limit, cancellation,
+Ctrl-C), the ranks are told to save and end, and none is left behind.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import signal
 import subprocess
-import sys
+import threading
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import psutil
-
-from pipeline_lib import errors
-from pipeline_lib.errors import TrainingError
-from pipeline_lib.training.guard import PARENT_VARIABLE
-from pipeline_lib.training.plan import ERROR_FILE, LOG_FILE, EventReader, TrainingPlan
+from pipeline_lib.errors import HungTrainingError, PreemptedError, TrainingError
+from pipeline_lib.training.diagnosis import Ending, RankError, oom_kills
+from pipeline_lib.training.hostfile import SSH, hosts_of, joined_hosts, meeting_point
+from pipeline_lib.training.nodes import Node, command, environment
+from pipeline_lib.training.plan import LOG_FILE, EventReader, TrainingPlan
+from pipeline_lib.training.processes import ProcessGroup
+from pipeline_lib.training.sharing import SharedTraining
+from pipeline_lib.training.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 
+EventHandler = Callable[[dict[str, Any]], None]
+
 _POLL_SECONDS = 0.25
-_GRACE_SECONDS = 15.0
-_TAIL_LINES = 30
-_MMAP_THRESHOLD_BYTES = 1 << 20
+_NEWS_SECONDS = 10.0
+_LAST_EVENTS = frozenset({"checkpoint"})
+"""What still matters of a training that is being ended."""
 
 
-def run_training(plan: TrainingPlan, on_event: Callable[[dict[str, Any]], None]) -> None:
-    """Train in a process group of `plan.config.num_processes` ranks and wait for its end.
+def run_training(
+    plan: TrainingPlan,
+    on_event: EventHandler,
+    shared: SharedTraining | None = None,
+    remote_shell: Sequence[str] = SSH,
+) -> None:
+    """Train on all the ranks that `plan.config.launch` asks for, and wait for the end.
 
     Args:
         plan: what to train; written to `plan.json` in its run folder.
         on_event: called in this process with every event of rank 0, in order. What it raises
             ends the training.
+        shared: where other machines find the plan; several nodes need it.
+        remote_shell: a command that takes a host and a command line to run there, for
+            `launch.launcher` 'hostfile'.
 
     Raises:
-        TrainingError: a rank failed or the time limit passed; names the cause and ends with the
-            last lines of the log.
+        TrainingError: a rank failed, here or elsewhere, or the time limit passed; names the cause.
+        HungTrainingError: no rank gave a sign of life for `launch.hang_seconds`.
+        PreemptedError: this process or the ranks were told to end (SIGTERM).
+        ConfigError: the nodes cannot meet as configured.
+    """
+    launch = plan.config.launch
+    if launch.num_nodes == 1:
+        run_node(plan, Node(), on_event)
+        return
+    if shared is None:
+        raise ValueError("several nodes need a SharedTraining to find the plan in")
+    with ExitStack() as stack:
+        on_wait: Callable[[], None] = _nothing
+        if launch.launcher == "hostfile":
+            hosts = hosts_of(launch)
+            plan = _meeting_at(plan, meeting_point(launch, hosts))
+            remote = stack.enter_context(joined_hosts(hosts, str(shared.ref), remote_shell))
+            on_wait = remote.check
+        else:
+            logger.info(
+                "%d other machines are waited for: run 'raftline join %s' on each",
+                launch.num_nodes - 1,
+                shared.ref,
+            )
+        run_id = stack.enter_context(shared.published(plan))
+        run_node(
+            plan,
+            Node(run_id=run_id),
+            on_event,
+            on_wait,
+            errors_elsewhere=lambda: shared.errors_elsewhere(run_id),
+        )
+
+
+def _nothing() -> None:
+    """What there is to do while waiting, on one machine."""
+
+
+def _meeting_at(plan: TrainingPlan, address: str) -> TrainingPlan:
+    launch = plan.config.launch.model_copy(update={"address": address})
+    config = plan.config.model_copy(update={"launch": launch})
+    return plan.model_copy(update={"config": config})
+
+
+def run_node(
+    plan: TrainingPlan,
+    node: Node,
+    on_event: EventHandler,
+    on_wait: Callable[[], None] = _nothing,
+    errors_elsewhere: Callable[[], list[RankError]] | None = None,
+) -> None:
+    """Run the ranks of one machine and wait for their end; none of them outlives the call.
+
+    Args:
+        plan: what to train, its paths of this machine.
+        node: which machine of the training this is.
+        on_event: called with what the ranks of this machine tell: rank 0 everything, the first
+            rank of another machine its checkpoints.
+        on_wait: called several times a second. What it raises ends the ranks.
+        errors_elsewhere: what ranks on other machines are known to have died of.
+
+    Raises:
+        TrainingError: see `run_training`.
     """
     plan_path = plan.run_folder / "plan.json"
     plan_path.write_text(plan.model_dump_json(indent=1))
-    log_path = plan.run_folder / LOG_FILE
-    deadline = time.monotonic() + plan.config.timeout_seconds
     reader = EventReader(plan.events_path)
-    with log_path.open("wb") as log:
+    kills = oom_kills()
+    with _ended_by_sigterm(), (plan.run_folder / LOG_FILE).open("wb") as log:
         process = subprocess.Popen(
-            _command(plan, plan_path),
-            env=_environment(plan),
+            command(plan, plan_path, node),
+            env=environment(plan, node, os.environ),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+        group = ProcessGroup(process)
+        grace_seconds = plan.config.launch.grace_seconds
         try:
-            while process.poll() is None:
-                for event in reader.new_events():
-                    on_event(event)
-                if time.monotonic() > deadline:
-                    raise TrainingError(
-                        f"Training took longer than {plan.config.timeout_seconds} s and was ended",
-                        hint="Raise finetune.timeout_seconds; it resumes from its last checkpoint.",
-                    )
-                time.sleep(_POLL_SECONDS)
+            _wait(process, group, plan, lambda: _handle(reader, on_event, on_wait))
+        except HungTrainingError:
+            grace_seconds = 0  # ranks that hang save nothing
+            raise
         finally:
-            _end_group(process)
+            group.end(grace_seconds, lambda: _handle_last(reader, on_event))
+            if process.returncode != 0:
+                _handle_last(reader, on_event)
+    _handle(reader, on_event, _nothing)
+    if process.returncode != 0:
+        raise Ending(
+            run_folder=plan.run_folder,
+            returncode=process.returncode,
+            oom_kills_before=kills,
+            elsewhere=_news(errors_elsewhere) if errors_elsewhere else (),
+        ).diagnose()
+
+
+def _wait(
+    process: subprocess.Popen[bytes],
+    group: ProcessGroup,
+    plan: TrainingPlan,
+    on_wait: Callable[[], None],
+) -> None:
+    """Until the process has ended by itself.
+
+    Raises:
+        TrainingError: it took too long, or nothing moves any more.
+    """
+    limit = plan.config.launch.timeout_seconds
+    deadline = time.monotonic() + limit
+    watchdog = Watchdog(plan, group.ranks)
+    while process.poll() is None:
+        group.look()
+        on_wait()
+        watchdog.check()
+        if time.monotonic() > deadline:
+            raise TrainingError(
+                f"Training took longer than {limit} s and was ended",
+                hint="Raise finetune.launch.timeout_seconds; it resumes from its last checkpoint.",
+            )
+        time.sleep(_POLL_SECONDS)
+
+
+def _handle(reader: EventReader, on_event: EventHandler, on_wait: Callable[[], None]) -> None:
     for event in reader.new_events():
         on_event(event)
-    if process.returncode != 0:
-        raise _failure(plan, process.returncode)
+    on_wait()
 
 
-def _command(plan: TrainingPlan, plan_path: Path) -> list[str]:
-    return [
-        sys.executable,
-        "-m",
-        "pipeline_lib.training.guard",
-        "torch.distributed.run",
-        f"--nproc-per-node={plan.config.num_processes}",
-        "--nnodes=1",
-        "--max-restarts=0",
-        f"--log-dir={plan.run_folder}",  # else torchrun leaves a folder in the system's own
-        # The rendezvous picks a free port of its own; --standalone would look up the host name.
-        "--rdzv-backend=c10d",
-        "--rdzv-endpoint=127.0.0.1:0",
-        "--local-addr=127.0.0.1",
-        "-m",
-        "pipeline_lib.training.worker",
-        str(plan_path),
-    ]
-
-
-def _environment(plan: TrainingPlan) -> dict[str, str]:
-    environment = dict(os.environ)
-    environment[PARENT_VARIABLE] = str(os.getpid())
-    environment.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # The model is a folder on this machine: a rank has no business with a hub.
-    environment.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", PYTHONUNBUFFERED="1")
-    # torch 2.13 deprecates collectives that DeepSpeed 0.19 calls: a warning per call and rank.
-    environment["PYTHONWARNINGS"] = "ignore::FutureWarning:torch.distributed.c10d_logger"
-    environment["HF_HOME"] = str(plan.run_folder / "hf")
-    if plan.device == "cpu":
-        threads = max(1, (os.cpu_count() or 1) // plan.config.num_processes)
-        environment.setdefault("OMP_NUM_THREADS", str(threads))
-        environment.update(DS_ACCELERATOR="cpu", CUDA_VISIBLE_DEVICES="", GLOO_SOCKET_IFNAME="lo")
-        # Rows differ in length, so do the buffers: glibc would keep the holes they leave.
-        environment.setdefault("MALLOC_MMAP_THRESHOLD_", str(_MMAP_THRESHOLD_BYTES))
-        environment.setdefault("MALLOC_TRIM_THRESHOLD_", str(_MMAP_THRESHOLD_BYTES))
-    return environment
-
-
-def _end_group(process: subprocess.Popen[bytes]) -> None:
-    """End torchrun and every rank: SIGTERM, a grace period, SIGKILL."""
-    members = _members(process)
-    for number, patience in ((signal.SIGTERM, _GRACE_SECONDS), (signal.SIGKILL, _GRACE_SECONDS)):
-        # torchrun gives each rank a session of its own, so the group alone does not reach them.
-        for member in members:
+def _handle_last(reader: EventReader, on_event: EventHandler) -> None:
+    """The events of a training that is being ended, whose reason to end must not be lost."""
+    for event in reader.new_events():
+        if event["event"] in _LAST_EVENTS:
             try:
-                member.send_signal(number)
-            except psutil.NoSuchProcess:
-                continue
-        _, members = psutil.wait_procs(members, timeout=patience)
-        if not members:
-            break
-    process.wait()
-    if members:
-        logger.error("These training processes survived SIGKILL: %s", [m.pid for m in members])
+                on_event(event)
+            except Exception:
+                logger.exception("The last checkpoint could not be stored")
 
 
-def _members(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    if process.returncode is not None:
-        return []
-    try:
-        root = psutil.Process(process.pid)
-        return [*root.children(recursive=True), root]
-    except psutil.NoSuchProcess:
-        return []
+def _news(errors_elsewhere: Callable[[], list[RankError]]) -> list[RankError]:
+    """What other machines say, which may take a moment to arrive."""
+    deadline = time.monotonic() + _NEWS_SECONDS
+    while not (found := errors_elsewhere()) and time.monotonic() < deadline:
+        time.sleep(1)
+    return found
 
 
-def _failure(plan: TrainingPlan, returncode: int) -> TrainingError:
-    tail = "\n".join(log_tail(plan.run_folder / LOG_FILE))
-    record_path = plan.run_folder / ERROR_FILE
-    if record_path.exists():
-        record = json.loads(record_path.read_text())
-        kind = getattr(errors, record["type"], TrainingError)
-        error_type = kind if issubclass(kind, TrainingError) else TrainingError
-        return error_type(record["message"], hint=record["hint"])
-    cause = f"signal {-returncode}" if returncode < 0 else f"exit code {returncode}"
-    return TrainingError(
-        f"The training processes ended with {cause}. The end of their log:\n{tail}",
-        hint="It resumes from its last checkpoint when started again.",
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM raises `PreemptedError` in the block, unless somebody listens to it already.
+
+    Without that it would end this process at once, and the ranks with it, before they could save.
+    """
+    is_free = (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     )
+    if not is_free:
+        yield
+        return
 
+    def end(_number: int, _frame: object) -> None:
+        raise PreemptedError(
+            "The process that owns the training was told to end (SIGTERM)",
+            hint="It goes on from its last checkpoint when started again.",
+        )
 
-def log_tail(path: Path) -> list[str]:
-    """The last lines of a log, without torchrun's decoration."""
-    lines = path.read_text(errors="replace").splitlines()
-    return [line for line in lines if line.strip()][-_TAIL_LINES:]
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -9,15 +9,16 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from pipeline_lib.config import FinetuneConfig
+from pipeline_lib.config import BatchArithmetic, FinetuneConfig, Objective, ScheduleConfig
 
 EVENTS_FILE = "events.jsonl"
 LOG_FILE = "training.log"
-ERROR_FILE = "error.json"
 CHECKPOINTS_FOLDER = "checkpoints"
 EXPORT_FOLDER = "export"
 HISTORY_FILE = "history.jsonl"
 """The Trainer's log, kept in its checkpoints and so whole after a resume."""
+PREEMPTED_EXIT = 75
+"""Exit code of a rank that saved and ended because it was told to (`EX_TEMPFAIL` of sysexits.h)."""
 
 
 class TrainingPlan(BaseModel):
@@ -26,20 +27,41 @@ class TrainingPlan(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     config: FinetuneConfig
+    """Of one stage."""
+    batch: BatchArithmetic
     base_model_path: Path
-    train_examples: Path
-    validation_examples: Path
+    adapter_path: Path | None = None
+    """An adapter to train on instead of a new one."""
+    files: dict[str, Path]
+    """Files of examples; which there are, the objective knows."""
     run_folder: Path
     """Events, log, checkpoints and export go here."""
     device: Literal["cpu", "cuda"]
-    precision: Literal["bf16", "fp32"]
+    precision: Literal["bf16", "fp16", "fp32"]
+    gradient_checkpointing: bool = False
+    layout: Literal["packed", "padded"] = "packed"
     resume_from: Path | None = None
     """A checkpoint folder."""
+
+    @property
+    def objective(self) -> Objective:
+        """What is trained towards."""
+        return self.config.stages[0]
+
+    @property
+    def schedule(self) -> ScheduleConfig:
+        """Steps, learning rate, validation."""
+        return self.config.schedule_of(self.objective)
 
     @property
     def events_path(self) -> Path:
         """Where rank 0 appends events."""
         return self.run_folder / EVENTS_FILE
+
+
+def checkpoint_folder(step: int) -> str:
+    """Name of the folder of a step's checkpoint, below `CHECKPOINTS_FOLDER`."""
+    return f"checkpoint-{step}"
 
 
 def append_event(path: Path, event: str, **values: Any) -> None:

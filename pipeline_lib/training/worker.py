@@ -6,66 +6,80 @@ its parent: torchrun may be killed without a chance to end its ranks.
 
 from __future__ import annotations
 
+import faulthandler
 import json
+import math
 import os
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from pipeline_lib.errors import RaftlineError
+from pipeline_lib.errors import PreemptedError, TrainingError
+from pipeline_lib.training.diagnosis import record_error
 from pipeline_lib.training.guard import die_with_parent
 from pipeline_lib.training.plan import (
-    ERROR_FILE,
     EXPORT_FOLDER,
     HISTORY_FILE,
+    PREEMPTED_EXIT,
     TrainingPlan,
     append_event,
 )
+from pipeline_lib.training.watchdog import STACK_SIGNAL, stack_path
+
+__all__ = ["PREEMPTED_EXIT", "main"]
+
+_EXTRA_SECONDS = 60
 
 
 def main(plan_path: Path) -> None:
-    """Train according to the plan, and leave the trained weights in its export folder."""
+    """Train according to the plan, and leave the trained weights in its export folder.
+
+    Raises:
+        SystemExit: with `PREEMPTED_EXIT`, when the ranks were told to end and have saved.
+    """
     die_with_parent()
     plan = TrainingPlan.model_validate_json(plan_path.read_text())
-    try:
-        _train(plan)
-    except RaftlineError as error:
-        record = {"type": type(error).__name__, "message": error.message, "hint": error.hint}
-        (plan.run_folder / ERROR_FILE).write_text(json.dumps(record))
-        raise
+    rank = int(os.environ["RANK"])
+    with stack_path(plan.run_folder, rank).open("w") as stacks:
+        faulthandler.enable()
+        faulthandler.register(STACK_SIGNAL, file=stacks)
+        try:
+            _train(plan)
+        except PreemptedError as error:
+            raise SystemExit(PREEMPTED_EXIT) from error
+        except Exception as error:
+            record_error(plan.run_folder, rank, error)
+            raise
+        finally:
+            faulthandler.unregister(STACK_SIGNAL)
 
 
 def _train(plan: TrainingPlan) -> None:
-    import deepspeed
     import torch
-    from datasets import Dataset, disable_progress_bars
-    from transformers import set_seed
+    from datasets import disable_progress_bars
+    from transformers import AutoTokenizer, set_seed
     from transformers.utils import logging as transformers_logging
 
     disable_progress_bars()
     transformers_logging.disable_progress_bar()
-    rank = int(os.environ["RANK"])
-    if plan.device == "cpu":
-        # Otherwise DeepSpeed compiles its shared-memory collectives now, which takes a C++ compiler
-        # and a minute; gloo does without.
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    # Under ZeRO-3, from_pretrained needs the process group, which accelerate does not make on CPU.
-    deepspeed.init_distributed("nccl" if plan.device == "cuda" else "gloo")
+    _meet(plan)
     set_seed(plan.config.seed)
 
-    from pipeline_lib.training.trainer import AnswerTrainer, ProgressEvents, training_arguments
+    from pipeline_lib.training.loop import loop_training_arguments
+    from pipeline_lib.training.model import load_trainable
+    from pipeline_lib.training.objectives import objective_named
 
-    arguments = training_arguments(plan)  # before the model: ZeRO-3 partitions while loading
-    model = _load_model(plan)
-    cache = plan.run_folder / f"datasets-{rank}"
-    train, validation = (
-        Dataset.from_parquet(str(path), cache_dir=str(cache))
-        for path in (plan.train_examples, plan.validation_examples)
-    )
-    trainer = AnswerTrainer(model, arguments, train, validation)
-    trainer.add_callback(ProgressEvents(plan))
+    # Before the model: ZeRO-3 partitions while loading, for as long as these arguments live.
+    arguments = loop_training_arguments(plan)
+    model = load_trainable(plan)
+    tokenizer = AutoTokenizer.from_pretrained(plan.base_model_path)
+    trainer: Any = objective_named(plan.objective).make_trainer(plan, model, tokenizer)
+    del arguments
+    trainer.watch()
+    rank = int(os.environ["RANK"])
     if rank == 0:
-        append_event(plan.events_path, "start", **_batch_arithmetic(trainer, model, plan))
+        append_event(plan.events_path, "start", **_facts(trainer, model, plan))
     trainer.train(resume_from_checkpoint=str(plan.resume_from) if plan.resume_from else None)
     trainer.save_model(str(plan.run_folder / EXPORT_FOLDER))
     torch.distributed.barrier()
@@ -75,50 +89,50 @@ def _train(plan: TrainingPlan) -> None:
     torch.distributed.destroy_process_group()
 
 
-def _load_model(plan: TrainingPlan) -> Any:
+def _meet(plan: TrainingPlan) -> None:
+    """Make the process group, whose limit is ours and a little: the watchdog has more to say."""
     import torch
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
 
-    config = plan.config
-    model = AutoModelForCausalLM.from_pretrained(
-        plan.base_model_path,
-        dtype=torch.bfloat16 if plan.precision == "bf16" else torch.float32,
-        use_safetensors=True,
-        attn_implementation="sdpa",
-    )
-    model.config.use_cache = False
-    if config.method == "full":
-        return model
-    lora = LoraConfig(
-        r=config.lora.r,
-        lora_alpha=config.lora.alpha,
-        lora_dropout=config.lora.dropout,
-        target_modules=config.lora.target_modules,
-        task_type="CAUSAL_LM",
-    )
-    if config.gradient_checkpointing:
-        model.enable_input_require_grads()
-    # DeepSpeed keeps the fp32 master copy itself; a mix of dtypes breaks ZeRO-3's partitioning.
-    return get_peft_model(model, lora, autocast_adapter_dtype=False)
+    num_ranks = int(os.environ["WORLD_SIZE"])
+    if num_ranks != plan.batch.num_ranks:
+        raise TrainingError(
+            f"The plan is for {plan.batch.num_ranks} ranks, but {num_ranks} have met",
+            hint="Every node must run launch.num_processes ranks.",
+        )
+    if plan.device == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    backend = "nccl" if plan.device == "cuda" else "gloo"
+    limit = timedelta(seconds=plan.config.launch.hang_seconds + _EXTRA_SECONDS)
+    if plan.config.engine.zero_stage == 0:
+        torch.distributed.init_process_group(backend, timeout=limit)
+        return
+    import deepspeed
+
+    if plan.device == "cpu":
+        # Otherwise DeepSpeed compiles its shared-memory collectives now, which takes a C++ compiler
+        # and a minute; gloo does without.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    # Under ZeRO-3, from_pretrained needs the process group, which accelerate does not make on CPU.
+    deepspeed.init_distributed(backend, timeout=limit)
 
 
-def _batch_arithmetic(trainer: Any, model: Any, plan: TrainingPlan) -> dict[str, Any]:
-    config = plan.config
-    train = trainer.train_dataset
-    num_tokens = sum(len(ids) for ids in train["input_ids"])
-    num_prompt_tokens = sum(train["num_prompt_tokens"])
+def _facts(trainer: Any, model: Any, plan: TrainingPlan) -> dict[str, Any]:
+    """What is about to be done, in numbers."""
+    import torch
+
+    loader_steps = len(trainer.get_train_dataloader())
+    accumulation = trainer.args.gradient_accumulation_steps  # GRPO has more than the plan
+    per_epoch = math.ceil(loader_steps / accumulation)
+    num_steps = plan.schedule.max_steps
+    if num_steps <= 0:
+        num_steps = math.ceil(plan.schedule.num_epochs * per_epoch)
     return {
-        "num_rows": len(train),
-        "num_tokens_per_epoch": num_tokens,
-        "num_loss_tokens_per_epoch": num_tokens - num_prompt_tokens,
-        "num_processes": config.num_processes,
-        "micro_batch_size": config.micro_batch_size,
-        "gradient_accumulation_steps": config.gradient_accumulation_steps,
-        "global_batch_size": config.global_batch_size,
-        "num_steps": trainer.num_steps,
+        **trainer.batch_facts(),
+        "batch": plan.batch.model_dump(),
+        "num_steps": num_steps,
         "num_trainable_parameters": _num_parameters(model, only_trainable=True),
         "num_parameters": _num_parameters(model, only_trainable=False),
+        "memory_bytes": torch.cuda.memory_allocated() if plan.device == "cuda" else None,
     }
 
 

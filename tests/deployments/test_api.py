@@ -61,7 +61,7 @@ def runs(
         "unknown nested": ("promote/promote", {"config": {"metrik": "token_f1"}}, unchecked),
         "inconsistent": (
             "pipeline/pipeline",
-            {"config": {"finetune": {"micro_batch_size": 3}}},
+            {"config": {"finetune": {"batch": {"micro_batch_size": 3}}}},
             {},
         ),
         "nothing yet": ("evaluate/evaluate", {"name": "docs"}, {}),
@@ -171,8 +171,12 @@ def test_the_ui_talks_to_this_server(api: Any, prefect_server: Any) -> None:
             "field 'config.finetune'. Failure reason: Additional properties are not allowed "
             "('lerning_rate' was unexpected)",
         ),
-        ("pipeline", {"config": {"finetune": {"num_processes": 0}}}, "config.finetune.num_proc"),
-        ("pipeline", {"config": {"finetune": {"method": "qlora"}}}, "config.finetune.method"),
+        (
+            "pipeline",
+            {"config": {"finetune": {"launch": {"num_processes": 0}}}},
+            "finetune.launch.num_proc",
+        ),
+        ("pipeline", {"config": {"finetune": {"method": "prefix"}}}, "config.finetune.method"),
         ("index", {"name": "Not A Name"}, "field 'name'"),
         ("answer", {}, "'config' is a required property"),
         ("answer", {"config": {}}, "'question' is a required property"),
@@ -243,7 +247,7 @@ def test_a_flow_refuses_parameters_that_contradict_each_other(
 ) -> None:
     state = api.wait_for_end(runs["inconsistent"])
     assert state["type"] == "FAILED"
-    assert "global_batch_size (4) must be a multiple of num_processes x micro" in state["message"]
+    assert "global_batch_size (4) must be a multiple of what the ranks take" in state["message"]
 
 
 def test_the_daily_evaluation_is_skipped_while_there_is_no_model(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,18 +14,17 @@ import pytest
 from pipeline_lib.raft.rows import SPLITS, RaftRow, Split
 from pipeline_lib.settings import Settings
 from pipeline_lib.stage import Workspace
+from pipeline_lib.training.plan import EVENTS_FILE
 from tests.artifacts.made_artifacts import publish
 from tests.raft.made_rows import bare_row, write_splits
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 ENDLESS = {
-    "num_epochs": 100_000.0,
-    "num_processes": 2,
-    "micro_batch_size": 1,
-    "global_batch_size": 2,
-    "checkpoint_every_steps": 5,
-    "precision": "fp32",
+    "supervised": {"num_epochs": 100_000.0},
+    "batch": {"global_batch_size": 2},
+    "checkpoints": {"every_steps": 1_000_000},
+    "engine": {"precision": "fp32"},
 }
 
 
@@ -44,7 +44,7 @@ def test_a_training_survives_the_servers_restart_and_leaves_no_rank_when_cancell
     started = api.start("finetune/finetune", {"name": "docs", "config": config})
     run = started.raise_for_status().json()["id"]
     lease = _lease_of_a_pipeline_run(api)
-    _until(lambda: _checkpoint(workspace) > 0, "no checkpoint yet")
+    _until(lambda: _step(prefect_server.home) > 0, "no step yet")
     ranks = _ranks(prefect_server.home)
     assert len(ranks) == 2
 
@@ -60,15 +60,17 @@ def test_a_training_survives_the_servers_restart_and_leaves_no_rank_when_cancell
     assert api.set_state(api.park("pipeline/pipeline"), "PENDING")["status"] == "REJECT"
     assert api.state(run)["type"] == "RUNNING"
     assert all(rank.is_running() for rank in ranks)
-    before = _checkpoint(workspace)
-    _until(lambda: _checkpoint(workspace) > before, "training does not go on")
+    before = _step(prefect_server.home)
+    _until(lambda: _step(prefect_server.home) > before, "training does not go on")
+    assert _checkpoint(workspace) == 0
 
     assert api.set_state(run, "CANCELLING")["status"] == "ACCEPT"
     state = api.wait_for_end(run)
     assert state["type"] == "CANCELLED"
     _until(lambda: not _ranks(prefect_server.home), "ranks are still alive", seconds=10)
     assert not any(rank.is_running() for rank in ranks)
-    assert _checkpoint(workspace) > before  # from which the next run resumes
+    # Made because the run was cancelled; from it the next one resumes.
+    assert _checkpoint(workspace) > before
 
 
 def publish_dataset(workspace: Workspace) -> None:
@@ -117,6 +119,13 @@ def _checkpoint(workspace: Workspace) -> int:
     objects = workspace.artifacts.objects.scan("_partial/model/docs/")
     complete = [Path(info.key) for info in objects if info.key.endswith("/complete.json")]
     return max((int(path.parent.name) for path in complete), default=0)
+
+
+def _step(home: Path) -> int:
+    """The last step of the training under way; 0 before the first."""
+    lines = [line for path in home.rglob(EVENTS_FILE) for line in path.read_text().splitlines()]
+    events = [json.loads(line) for line in lines if line.endswith("}")]
+    return max((event["step"] for event in events if event["event"] == "step"), default=0)
 
 
 def _until(condition: Callable[[], bool], complaint: str, seconds: float = 150) -> None:

@@ -121,7 +121,7 @@ def test_a_wrong_configuration_is_refused_before_anything_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("deployments.cli.stack.start_stack", lambda: pytest.fail("started"))
-    (tmp_path / "run.yaml").write_text("finetune: {global_batch_size: 7}")
+    (tmp_path / "run.yaml").write_text("finetune: {batch: {global_batch_size: 7}}")
     result = runner.invoke(app, ["demo", "--config", str(tmp_path / "run.yaml")])
     assert result.exit_code == 1
     assert "global_batch_size (7) must be a multiple of" in result.stderr

@@ -163,9 +163,21 @@ def test_the_gpu_image_needs_no_compiler_because_no_kernel_is_compiled() -> None
     """An optimizer or an offload in DeepSpeed's configuration would bring compiled kernels in."""
     from pipeline_lib.config import FinetuneConfig
     from pipeline_lib.training.deepspeed import deepspeed_config
+    from pipeline_lib.training.plan import TrainingPlan
 
     for stage in (0, 1, 2, 3):
-        config = deepspeed_config(FinetuneConfig(zero_stage=stage), "bf16")
+        made = FinetuneConfig.model_validate({"engine": {"zero_stage": stage}})
+        config = deepspeed_config(
+            TrainingPlan(
+                config=made,
+                batch=made.batch_arithmetic,
+                base_model_path=Path(),
+                files={},
+                run_folder=Path(),
+                device="cuda",
+                precision="bf16",
+            )
+        )
         assert "optimizer" not in config
         assert not [key for key in config["zero_optimization"] if "offload" in key]
         assert config["zero_force_ds_cpu_optimizer"] is False

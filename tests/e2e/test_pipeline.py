@@ -38,11 +38,9 @@ def make_config(corpus_folder: Path, tiny_model_path: Path, **synthesize: Any) -
             },
             "finetune": {
                 "base_model": str(tiny_model_path),
-                "max_steps": 2,
-                "micro_batch_size": 1,
-                "global_batch_size": 4,
-                "max_seq_len": 4096,
-                "checkpoint_every_steps": 1,
+                "supervised": {"max_steps": 2},
+                "batch": {"global_batch_size": 4, "max_seq_len": 4096},
+                "checkpoints": {"every_steps": 1},
             },
             "evaluate": {"max_new_tokens": 8, "num_bootstrap_samples": 200},
         }

@@ -42,6 +42,14 @@ def test_a_lower_loss_is_drawn_lower():
     assert first.y < last.y
 
 
+def test_a_long_run_is_shown_by_means_of_neighbouring_steps():
+    log = [{"step": step, "loss": float(step % 2)} for step in range(1, 4001)]
+    (curve,) = loss_chart(log).curves
+    assert len(curve.points) == 400
+    assert {point.value for point in curve.points} == {0.5}
+    assert curve.points[-1].step == 4000
+
+
 @pytest.mark.parametrize(
     "log", [[], [{"step": 1, "learning_rate": 0.1}], [{"step": 1, "loss": float("nan")}]]
 )

@@ -19,8 +19,7 @@ from pipeline_lib.raft.review.approvals import last_approval
 from pipeline_lib.stage import Workspace
 
 pytestmark = pytest.mark.usefixtures("prefect_api", "workspace")
-CONFIG = PipelineConfig(name="docs", approval=ApprovalConfig(num_rows=3, timeout_hours=0.05))
-"""A run that a failing test leaves behind waits for three minutes, not for days."""
+CONFIG = PipelineConfig(name="docs", approval=ApprovalConfig(num_rows=3))
 Start = Callable[[PipelineConfig], Any]
 
 
@@ -30,20 +29,11 @@ class Api:
     def __init__(self, url: str) -> None:
         self.client = httpx.Client(base_url=url, timeout=60)
 
-    def ask(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
-        """A server on SQLite says 503 while its database is busy: ask again."""
-        for _ in range(50):
-            response = self.client.request(method, path, **kwargs)
-            if response.status_code != httpx.codes.SERVICE_UNAVAILABLE:
-                break
-            time.sleep(0.2)
-        return response
-
     def paused_run(self) -> dict[str, Any]:
         """The run of this test that has come to its pause."""
         chosen = {"flow_runs": {"state": {"type": {"any_": ["PAUSED"]}}}}
         deadline = time.monotonic() + 60
-        while not (found := self.ask("POST", "/flow_runs/filter", json=chosen).json()):
+        while not (found := self.client.post("/flow_runs/filter", json=chosen).json()):
             assert time.monotonic() < deadline
             time.sleep(0.2)
         [run] = found
@@ -54,16 +44,16 @@ class Api:
         return run
 
     def form(self, run_id: str, name: str) -> httpx.Response:
-        keyset = self.ask("GET", f"/flow_runs/{run_id}").json()["state"]["state_details"]
-        return self.ask("GET", f"/flow_runs/{run_id}/input/{keyset['run_input_keyset'][name]}")
+        keyset = self.client.get(f"/flow_runs/{run_id}").json()["state"]["state_details"]
+        return self.client.get(f"/flow_runs/{run_id}/input/{keyset['run_input_keyset'][name]}")
 
     def resume(self, run_id: str, **answers: Any) -> dict[str, Any]:
-        response = self.ask("POST", f"/flow_runs/{run_id}/resume", json={"run_input": answers})
+        response = self.client.post(f"/flow_runs/{run_id}/resume", json={"run_input": answers})
         return response.raise_for_status().json()
 
     def artifact(self, run_id: str, key: str) -> str:
         chosen = {"artifacts": {"flow_run_id": {"any_": [run_id]}, "key": {"any_": [key]}}}
-        [artifact] = self.ask("POST", "/artifacts/filter", json=chosen).json()
+        [artifact] = self.client.post("/artifacts/filter", json=chosen).json()
         return artifact["data"]
 
 
@@ -133,7 +123,7 @@ def test_a_rejected_dataset_ends_the_run_and_is_asked_about_again(
     dataset = workspace.artifacts.resolve("dataset/docs@latest")
     assert state.message.startswith(f"{dataset} was rejected by Ada on 20")
     assert ": too many dates. Nothing was trained." in state.message
-    seen = api.ask("GET", f"/flow_runs/{run['id']}").json()["state"]
+    seen = api.client.get(f"/flow_runs/{run['id']}").json()["state"]
     assert (seen["name"], seen["message"]) == ("Rejected", state.message)
     assert "finetune" not in fake_stages.stages
 

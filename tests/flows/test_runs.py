@@ -218,7 +218,7 @@ def test_a_wrong_parameter_is_refused_by_name_before_any_work(fake_stages: Any) 
     with pytest.raises(ParameterTypeError, match=r"config\.finetune\.lerning_rate: Extra inputs"):
         pipeline(config={"finetune": {"lerning_rate": 1}})
     with pytest.raises(ParameterTypeError, match=r"global_batch_size \(4\) must be a multiple"):
-        pipeline(config={"finetune": {"micro_batch_size": 3}})
+        pipeline(config={"finetune": {"batch": {"micro_batch_size": 3}}})
     with pytest.raises(ParameterTypeError, match="name: String should match pattern"):
         index(name="Not A Name")
     with pytest.raises((SignatureMismatchError, TypeError), match="nme"):

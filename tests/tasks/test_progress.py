@@ -165,6 +165,19 @@ def test_notes_are_logged_rarely_and_phases_always(caplog: pytest.LogCaptureFixt
     ]
 
 
+def test_the_longer_a_phase_takes_the_rarer_are_its_notes(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    clock = Clock()
+    with PrefectProgress(lambda *_: None, logger, clock=clock) as progress:
+        progress.start("Training", None, "steps")
+        for _ in range(24 * 60 * 2):
+            progress.note("loss 1.000")
+            clock.now += NOTE_INTERVAL_SECONDS
+    assert 50 < len(caplog.records) < 150  # of a day
+
+
 def test_an_interrupted_block_still_says_how_far_it_came(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -78,7 +78,7 @@ def make_row(number: int, split: Split = "train", padding: str = "") -> RaftRow:
 
 @pytest.fixture
 def make_plan(tiny_model_path: Path, tmp_path: Path) -> PlanFactory:
-    """Build a plan: `make_plan("name", examples, zero_stage=2, …)`."""
+    """Build a plan: `make_plan("name", examples, engine={"zero_stage": 2}, …)`."""
 
     def build(
         name: str,
@@ -86,18 +86,23 @@ def make_plan(tiny_model_path: Path, tmp_path: Path) -> PlanFactory:
         precision: str = "fp32",
         resume_from: Path | None = None,
         base_model_path: Path | None = None,
+        layout: Literal["packed", "padded"] = "packed",
         **config: Any,
     ) -> TrainingPlan:
         folder = tmp_path / name
         folder.mkdir()
-        write_examples(folder / "train.parquet", examples)
-        write_examples(folder / "validation.parquet", random_examples(3, seed=1))
+        write_examples(folder / "train.arrow", examples)
+        write_examples(folder / "validation.arrow", random_examples(3, seed=1))
+        sections = {"batch": {"micro_batch_size": 2, "global_batch_size": 8}} | config
+        made = FinetuneConfig.model_validate(sections)
         return TrainingPlan(
-            config=FinetuneConfig(**({"micro_batch_size": 2, "global_batch_size": 8} | config)),
+            config=made,
+            batch=made.batch_arithmetic,
             base_model_path=base_model_path or tiny_model_path,
-            train_examples=folder / "train.parquet",
-            validation_examples=folder / "validation.parquet",
+            files={split: folder / f"{split}.arrow" for split in ("train", "validation")},
             run_folder=folder,
+            layout=layout,
+            gradient_checkpointing=made.engine.gradient_checkpointing == "on",
             device="cpu",
             precision=precision,  # type: ignore[arg-type]
             resume_from=resume_from,

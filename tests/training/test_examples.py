@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,14 @@ import pytest
 from pipeline_lib.errors import InputError, TrainingError
 from pipeline_lib.raft.rendering import SYSTEM_PROMPTS, render_row_prompt, render_target
 from pipeline_lib.raft.rows import RaftRow
-from pipeline_lib.training.examples import encode_row, encode_rows
+from pipeline_lib.training.examples import (
+    Example,
+    ExampleFile,
+    common_prefix_length,
+    encode_row,
+    encode_rows,
+    write_examples,
+)
 
 from .conftest import make_row
 
@@ -68,11 +76,43 @@ def test_each_task_is_learned_under_its_own_prompt(tokenizer: Any) -> None:
     assert SYSTEM_PROMPTS["answer"] not in prompt
 
 
-def test_rows_that_do_not_fit_are_dropped_and_counted_not_cut(tokenizer: Any) -> None:
-    rows = [make_row(0), make_row(1, padding="long " * 2000)]
-    encoded = encode_rows(rows, tokenizer, max_seq_len=2000)
-    assert [example.row_id for example in encoded.examples] == ["row-0"]
-    assert encoded.dropped == {"longer_than_max_seq_len": 1}
+def test_rows_tokenized_together_are_those_tokenized_alone(tokenizer: Any) -> None:
+    rows = [make_row(0), make_row(1, padding="long " * 50), make_row(2)]
+    assert encode_rows(rows, tokenizer, [1.0, 2.0, 1.0]) == [
+        encode_row(row, tokenizer, weight)
+        for row, weight in zip(rows, (1.0, 2.0, 1.0), strict=True)
+    ]
+
+
+def test_rows_with_one_context_and_one_instruction_begin_alike(tokenizer: Any) -> None:
+    """Only the question differs, so all tokens up to it are shared."""
+    base = make_row(0).model_copy(update={"context_group": "context-1"})
+    other = base.model_copy(update={"row_id": "row-0b", "question": "What does it do there?"})
+    relevance = base.model_copy(update={"task": "relevance", "reasoning": ()})
+    first, second, third = encode_rows([base, other, relevance], tokenizer)
+    assert first.prompt_group == second.prompt_group != ""
+    assert third.prompt_group not in ("", first.prompt_group), "another instruction comes first"
+    shared = tokenizer.decode(first.input_ids[: common_prefix_length([first, second])])
+    assert shared.rstrip().endswith("Question: What")
+    assert encode_row(make_row(1), tokenizer).prompt_group == ""
+
+
+def test_a_file_gives_back_what_was_written(tmp_path: Path) -> None:
+    """More than one of the batches it is written in."""
+    examples = [
+        Example(
+            f"row-{i}", tuple(range(i, i + 5 + i % 3)), 2, f"task-{i % 2}", 0.5 * i, f"g{i % 7}"
+        )
+        for i in range(600)
+    ]
+    write_examples(tmp_path / "examples.arrow", examples)
+    file = ExampleFile(tmp_path / "examples.arrow")
+    assert len(file) == 600
+    assert file.lengths == [len(example.input_ids) for example in examples]
+    for index in (0, 255, 256, 599):
+        read = file[index]
+        assert replace(read, input_ids=tuple(read.input_ids)) == examples[index]
+    assert [example.row_id for example in file[598:]] == ["row-598", "row-599"]
 
 
 def test_a_template_that_rewrites_the_answer_is_refused(tokenizer: Any) -> None:

@@ -61,10 +61,15 @@ class RecordedProgress:
         pass
 
 
+STEEP: dict[str, Any] = {
+    "supervised": {"max_steps": 2, "learning_rate": 0.05},
+    "engine": {"precision": "fp32"},
+}
+
+
 def run(ws: Workspace, dataset: ArtifactRef, model: Path, **config: Any) -> StageResult:
-    return finetune(
-        ws, "demo", FinetuneConfig(base_model=str(model), max_steps=2, **config), dataset
-    )
+    sections = {"base_model": str(model), "supervised": {"max_steps": 2}} | config
+    return finetune(ws, "demo", FinetuneConfig.model_validate(sections), dataset)
 
 
 def test_the_model_loads_and_merged_equals_adapter(
@@ -72,8 +77,12 @@ def test_the_model_loads_and_merged_equals_adapter(
 ) -> None:
     progress = RecordedProgress()
     ws = Workspace(workspace.settings, workspace.artifacts, progress)
-    result = run(ws, dataset, tiny_model_path, learning_rate=0.05, precision="fp32")
-    assert progress.phases == [("Training", 2), ("Merging and saving", 1)]
+    result = run(ws, dataset, tiny_model_path, **STEEP)
+    assert progress.phases == [
+        ("Tokenizing", 2),
+        ("Training", 2),
+        ("Merging and saving", 1),
+    ]
     assert "validation" in progress.last_note
 
     folder = ws.artifacts.directory(result.ref)
@@ -90,7 +99,7 @@ def test_the_model_loads_and_merged_equals_adapter(
     assert str(workspace.settings.home) not in adapter_config
     assert str(dataset) in (folder / "README.md").read_text()
 
-    assert run(ws, dataset, tiny_model_path, learning_rate=0.05, precision="fp32").reused
+    assert run(ws, dataset, tiny_model_path, **STEEP).reused
 
 
 def test_full_fine_tuning_under_zero_3_saves_whole_weights(
@@ -99,7 +108,7 @@ def test_full_fine_tuning_under_zero_3_saves_whole_weights(
     import torch
     from transformers import AutoModelForCausalLM
 
-    result = run(workspace, dataset, tiny_model_path, method="full", zero_stage=3)
+    result = run(workspace, dataset, tiny_model_path, method="full", engine={"zero_stage": 3})
     folder = workspace.artifacts.directory(result.ref)
     assert not (folder / "adapter").exists()
     trained = AutoModelForCausalLM.from_pretrained(folder / "merged", dtype=torch.float32)
@@ -114,7 +123,7 @@ def test_a_limit_that_no_row_meets_is_an_input_error(
     workspace: Workspace, dataset: ArtifactRef, tiny_model_path: Path
 ) -> None:
     with pytest.raises(InputError, match="None of the 8 train rows fits into 64 tokens"):
-        run(workspace, dataset, tiny_model_path, max_seq_len=64)
+        run(workspace, dataset, tiny_model_path, batch={"max_seq_len": 64})
 
 
 def _assert_merged_equals_adapter(folder: Path, base: Path) -> None:

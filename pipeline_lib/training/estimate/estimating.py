@@ -1,0 +1,186 @@
+"""One estimate: parameters, states, activations and duration of one configuration."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+from pipeline_lib.config import FinetuneConfig
+from pipeline_lib.errors import InputError
+from pipeline_lib.training.estimate.activations import ActivationMemory, activation_memory
+from pipeline_lib.training.estimate.duration import training_duration
+from pipeline_lib.training.estimate.hardware import Hardware, Precision
+from pipeline_lib.training.estimate.parameters import (
+    ModelBuild,
+    ModelSizes,
+    build_skeleton,
+    model_sizes,
+    num_bytes_per_element,
+)
+from pipeline_lib.training.estimate.report import LargestMicroBatch, MemoryUse, TrainingEstimate
+from pipeline_lib.training.estimate.states import (
+    StateMemory,
+    checkpoint_bytes,
+    state_memory,
+)
+from pipeline_lib.training.estimate.workload import TrainingRows, Workload, plan_workload
+from pipeline_lib.training.meter import ModelCost
+
+_RANK_BYTES = {"cpu": 700_000_000, "cuda": 3_000_000_000}
+"""Host memory of a rank's process with its libraries loaded, and nothing else."""
+_CUDA_CONTEXT = 700_000_000
+"""GPU memory of kernels and workspaces."""
+_NCCL_BYTES = 400_000_000
+"""GPU memory of communication among several ranks."""
+_ALLOCATOR_WASTE = 0.06
+"""Of a GPU's tensors: blocks are rounded, and holes between them remain."""
+
+
+def estimate_training(
+    config: FinetuneConfig,
+    base_path: Path,
+    rows: TrainingRows,
+    hardware: Hardware,
+    *,
+    gradient_checkpointing: bool | None = None,
+) -> TrainingEstimate:
+    """What one stage of a training will take.
+
+    Args:
+        config: of one stage: `config.stages` has one entry.
+        base_path: folder with the base model's `config.json`; weights are not looked at.
+        rows: that will be trained on.
+        hardware: of each node.
+        gradient_checkpointing: instead of what is configured; where that is 'auto', and nothing is
+            said here, it is on if memory does not suffice without.
+
+    Raises:
+        InputError: there are no rows.
+    """
+    if not rows.lengths:
+        raise InputError("There are no rows to train on, so nothing can be estimated")
+    precision: Precision = (
+        hardware.precision if config.engine.precision == "auto" else config.engine.precision
+    )
+    is_checkpointed = gradient_checkpointing
+    if is_checkpointed is None and config.engine.gradient_checkpointing != "auto":
+        is_checkpointed = config.engine.gradient_checkpointing == "on"
+    estimator = _Estimator(config, base_path, plan_workload(config, rows), hardware, precision)
+    if is_checkpointed is not None:
+        return estimator.estimate(is_checkpointed=is_checkpointed)
+    without = estimator.estimate(is_checkpointed=False)
+    if without.fits or config.method == "activated_lora":
+        return without
+    return estimator.estimate(is_checkpointed=True)
+
+
+@lru_cache(maxsize=16)
+def _counted(build: ModelBuild) -> tuple[ModelSizes, ModelCost]:
+    skeleton = build_skeleton(build)
+    return model_sizes(skeleton, build.method), ModelCost.of(skeleton)
+
+
+class _Estimator:
+    def __init__(
+        self,
+        config: FinetuneConfig,
+        base_path: Path,
+        workload: Workload,
+        hardware: Hardware,
+        precision: Precision,
+    ) -> None:
+        self._config = config
+        self._workload = workload
+        self._hardware = hardware
+        self._precision = precision
+        self._build = ModelBuild.of(config, base_path, precision)
+        self._sizes, self._cost = _counted(self._build)
+
+    def estimate(self, *, is_checkpointed: bool) -> TrainingEstimate:
+        config, workload = self._config, self._workload
+        activations = activation_memory(
+            self._build, workload.largest, is_checkpointed=is_checkpointed
+        )
+        device_memory, host_memory = self._memory(activations)
+        duration = training_duration(
+            self._cost,
+            workload,
+            config,
+            self._hardware,
+            self._precision,
+            is_checkpointed=is_checkpointed,
+        )
+        num_tokens = workload.epoch.num_tokens / workload.num_steps_per_epoch * workload.num_steps
+        return TrainingEstimate(
+            objective=config.stages[0],
+            method=config.method,
+            device=self._hardware.device,
+            hardware=self._hardware.name,
+            precision=self._precision,
+            batch=config.batch_arithmetic,
+            num_parameters=self._sizes.num_parameters,
+            num_trainable_parameters=self._sizes.num_trainable_parameters,
+            gradient_checkpointing=is_checkpointed,
+            largest_micro_batch=LargestMicroBatch(
+                num_rows=workload.largest.num_rows,
+                num_tokens=workload.largest.num_tokens,
+                num_loss_tokens=workload.largest.num_loss_tokens,
+            ),
+            are_activations_simulated=activations.is_simulated,
+            device_memory=device_memory,
+            host_memory=host_memory,
+            num_rows=workload.num_rows,
+            num_tokens_per_epoch=workload.epoch.num_tokens,
+            num_loss_tokens_per_epoch=workload.epoch.num_scored,
+            num_steps=workload.num_steps,
+            flops=duration.flops,
+            seconds=duration.seconds,
+            tokens_per_second=duration.rate_of(num_tokens),
+            notes=self._notes(activations),
+        )
+
+    def _memory(self, activations: ActivationMemory) -> tuple[MemoryUse, MemoryUse]:
+        """Of one device, and of one node."""
+        hardware, launch = self._hardware, self._config.launch
+        states = state_memory(self._sizes, self._config, self._precision, hardware.device)
+        of_rank = {**states.on_device, "activations": activations.num_bytes}
+        if hardware.device == "cpu":
+            for name, size in states.on_host.items():
+                of_rank[name] = of_rank.get(name, 0) + size
+            of_rank["processes"] = _RANK_BYTES["cpu"]
+            parts = {name: size * launch.num_processes for name, size in of_rank.items()}
+            parts["checkpoint"] = checkpoint_bytes(self._sizes, self._config)
+            use = MemoryUse(parts=parts, available=hardware.host_bytes)
+            return use, use
+        of_rank["allocator"] = round(sum(of_rank.values()) * _ALLOCATOR_WASTE)
+        several = self._config.batch_arithmetic.num_ranks > 1
+        of_rank["CUDA"] = _CUDA_CONTEXT + (_NCCL_BYTES if several else 0)
+        on_node = self._on_node_of_gpus(states)
+        return (
+            MemoryUse(parts=of_rank, available=hardware.device_bytes),
+            MemoryUse(parts=on_node, available=hardware.host_bytes),
+        )
+
+    def _on_node_of_gpus(self, states: StateMemory) -> dict[str, int]:
+        """The processes, and what is offloaded, or, if that is more, what is read at the start."""
+        num_processes = self._config.launch.num_processes
+        processes = {"processes": _RANK_BYTES["cuda"] * num_processes}
+        later = {name: size * num_processes for name, size in states.on_host.items()}
+        later["checkpoint"] = checkpoint_bytes(self._sizes, self._config)
+        read = self._sizes.num_parameters * num_bytes_per_element(self._precision)
+        if self._config.engine.zero_stage < 3:  # else each rank keeps its part only
+            read *= num_processes
+        return processes | max({"weights being read": read}, later, key=lambda p: sum(p.values()))
+
+    def _notes(self, activations: ActivationMemory) -> tuple[str, ...]:
+        notes = []
+        if not activations.is_simulated:
+            notes.append(
+                "The model's code cannot be run without weights, so its activations are told by a "
+                "formula for the usual decoder: they may be off by half."
+            )
+        if self._config.stages[0] == "grpo":
+            notes.append("Writing answers takes most of the time of 'grpo', and is not estimated.")
+        if self._hardware.device == "cuda" and self._config.launch.num_nodes > 1:
+            notes.append("Time spent on the network between nodes is not counted.")
+        return tuple(notes)

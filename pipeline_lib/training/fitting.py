@@ -1,0 +1,158 @@
+"""What to do with rows that are too long, or of tasks that do not count: decided, and counted."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from pipeline_lib.config import BatchConfig
+from pipeline_lib.errors import ConfigError, InputError
+from pipeline_lib.raft.rows import TASKS, Origin, Passage, RaftRow
+from pipeline_lib.training.examples import Example, encode_row, encode_rows
+
+_ENCODED_TOGETHER = 128
+_BY_RELEVANCE: tuple[Origin, ...] = (
+    "random",
+    "adversarial",
+    "contradicting",
+    "same_document",
+    "retrieved",
+    "oracle",
+)
+"""Origins of distractors, the least relevant first."""
+TOO_LONG = "longer_than_max_seq_len"
+NO_WEIGHT = "task_weight_0"
+
+
+class RowFitter:
+    """Tokenizes rows, and keeps those that count and fit.
+
+    Args:
+        tokenizer: of the base model.
+        batch: how long a row may be, and what becomes of longer ones.
+        task_weights: of tasks whose target tokens do not count 1.
+
+    Raises:
+        ConfigError: a weight names no task, or is negative.
+    """
+
+    def __init__(
+        self, tokenizer: Any, batch: BatchConfig, task_weights: Mapping[str, float]
+    ) -> None:
+        _check_weights(task_weights)
+        self._tokenizer = tokenizer
+        self._batch = batch
+        self._weights = task_weights
+        self.dropped: Counter[str] = Counter()
+        """Rows left out, by reason."""
+        self.num_with_fewer_distractors = 0
+
+    def examples(self, rows: Iterable[RaftRow]) -> Iterator[Example]:
+        """The rows that count and fit, tokenized, in their order.
+
+        Raises:
+            InputError: a row is too long, and the policy is 'error'; or there is no chat template.
+            TrainingError: the chat template changes a target.
+        """
+        for some in _batches(self._counting(rows)):
+            weights = [self._weights.get(row.task, 1.0) for row in some]
+            for row, example in zip(some, encode_rows(some, self._tokenizer, weights), strict=True):
+                fitted = self._fitted(row, example)
+                if fitted is None:
+                    self.dropped[TOO_LONG] += 1
+                else:
+                    yield fitted
+
+    def _counting(self, rows: Iterable[RaftRow]) -> Iterator[RaftRow]:
+        for row in rows:
+            if self._weights.get(row.task, 1.0) > 0:
+                yield row
+            else:
+                self.dropped[NO_WEIGHT] += 1
+
+    def _fitted(self, row: RaftRow, example: Example) -> Example | None:
+        limit = self._batch.max_seq_len
+        if len(example.input_ids) <= limit:
+            return example
+        if self._batch.too_long == "error":
+            raise InputError(
+                f"Row {row.row_id} has {len(example.input_ids)} tokens, more than the {limit} "
+                "that a row may have",
+                hint="Raise finetune.batch.max_seq_len, or set finetune.batch.too_long to 'drop' "
+                "or 'fewer_distractors'.",
+            )
+        if self._batch.too_long == "drop":
+            return None
+        shorter = self._with_fewer_distractors(row, example.weight)
+        self.num_with_fewer_distractors += shorter is not None
+        return shorter
+
+    def _with_fewer_distractors(self, row: RaftRow, weight: float) -> Example | None:
+        """As few left out as make it fit; `None` if it does not fit without any."""
+        order = removal_order(row)
+        encoded: dict[int, Example] = {}
+
+        def fits(num_left_out: int) -> bool:
+            shorter = without_passages(row, order[:num_left_out])
+            encoded[num_left_out] = encode_row(shorter, self._tokenizer, weight)
+            return len(encoded[num_left_out].input_ids) <= self._batch.max_seq_len
+
+        num_left_out = bisect_left(range(1, len(order) + 1), True, key=fits) + 1
+        return encoded[num_left_out] if num_left_out <= len(order) else None
+
+
+def removal_order(row: RaftRow) -> list[Passage]:
+    """A row's distractors in the order in which it can do without them.
+
+    Random and made-up ones go first, then retrieved ones from the worst rank. Oracles stay, and so
+    does one passage in any case: without documents it would be another task.
+    """
+    distractors = [passage for passage in row.context if passage.role == "distractor"]
+    order = sorted(distractors, key=lambda p: (_BY_RELEVANCE.index(p.origin), -(p.rank or 0)))
+    return order if len(distractors) < len(row.context) else order[:-1]
+
+
+def without_passages(row: RaftRow, left_out: Iterable[Passage]) -> RaftRow:
+    """The row with a smaller context; numbers in its target follow when it is rendered.
+
+    Rows of one context that lose the same passages still have one context.
+    """
+    gone = {passage.chunk_id for passage in left_out}
+    kept = tuple(passage for passage in row.context if passage.chunk_id not in gone)
+    places = ",".join(str(i) for i, p in enumerate(row.context) if p.chunk_id in gone)
+    group = f"{row.context_group}-{places}" if row.context_group else ""
+    return row.model_copy(update={"context": kept, "context_group": group})
+
+
+def _batches(rows: Iterable[RaftRow]) -> Iterator[list[RaftRow]]:
+    waiting: list[RaftRow] = []
+    for row in rows:
+        waiting.append(row)
+        if len(waiting) == _ENCODED_TOGETHER:
+            yield waiting
+            waiting = []
+    if waiting:
+        yield waiting
+
+
+def _check_weights(weights: Mapping[str, float]) -> None:
+    unknown = sorted(set(weights) - set(TASKS))
+    if unknown:
+        raise ConfigError(
+            f"finetune.supervised.task_weights names {', '.join(map(repr, unknown))}, which is no "
+            "task of a dataset",
+            hint=f"Tasks are {', '.join(TASKS)}.",
+        )
+    negative = sorted(task for task, weight in weights.items() if not weight >= 0)
+    if negative:
+        raise ConfigError(
+            f"finetune.supervised.task_weights of {', '.join(negative)} is not a number from 0 up",
+            hint="0 leaves a task out.",
+        )
+    if weights and all(weights.get(task, 1.0) == 0 for task in TASKS):
+        raise ConfigError(
+            "finetune.supervised.task_weights leaves every task out",
+            hint="Give at least one task a weight above 0.",
+        )

@@ -1,0 +1,61 @@
+"""Where the validations of a run stand, read from its log.
+
+All that is decided from validations (which step was the best, whether patience is at its end) comes
+from the log that checkpoints keep, so a resumed run decides as one that never stopped. The
+untrained model's validation, step 0, is there to compare with; it is never the best.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline_lib.errors import TrainingError
+
+VALIDATION_PREFIX = "eval_"
+"""Of what was measured on validation rows, in the log."""
+_LOWER_IS_BETTER = ("loss", "perplexity")
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where the validations of a run stand."""
+
+    best_step: int | None
+    """The first with the best value; `None` before any."""
+    best_value: float | None
+    num_without_improvement: int
+    """Validations after the best one."""
+    last_step: int | None
+    """Of the last validation, that of the untrained model included."""
+
+
+def standing(log: Iterable[Mapping[str, Any]], measure: str) -> Standing:
+    """Read the validations of a log (`step` with `eval_<measure>`).
+
+    Raises:
+        TrainingError: validations there are, but without that measure.
+    """
+    sign = -1 if measure.startswith(_LOWER_IS_BETTER) else 1
+    best: tuple[float, int] | None = None
+    since = 0
+    last = None
+    for entry in log:
+        if not any(name.startswith(VALIDATION_PREFIX) for name in entry):
+            continue
+        value = entry.get(VALIDATION_PREFIX + measure)
+        if value is None:
+            known = [name for name in entry if name.startswith(VALIDATION_PREFIX)]
+            raise TrainingError(
+                f"Validation measured {', '.join(known)} at step {entry['step']}, but not {measure}"
+            )
+        last = entry["step"]
+        if last == 0:
+            continue
+        if best is None or sign * value > sign * best[0]:
+            best, since = (value, last), 0
+        else:
+            since += 1
+    value, step = best or (None, None)
+    return Standing(step, value, since, last)
