@@ -17,15 +17,16 @@ import json
 import random
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks.published import publish_made
 from deployments.stack.s3 import RcloneServer
-from pipeline_lib.artifacts.manifest import ArtifactKind, ArtifactRef
+from pipeline_lib.artifacts.manifest import ArtifactRef
 from pipeline_lib.config import (
     BUNDLED_EMBEDDING_MODEL,
     FrozenConfig,
@@ -42,7 +43,7 @@ from pipeline_lib.retriever.measuring import RetrieverEvaluation, read_evaluatio
 from pipeline_lib.retriever.promotion import promote_retriever
 from pipeline_lib.retriever.stage import tune_retriever
 from pipeline_lib.settings import Settings
-from pipeline_lib.stage import ArtifactDraft, Workspace, run_stage
+from pipeline_lib.stage import ArtifactDraft, Workspace
 
 PASSAGE_CHARS = 800
 NUM_VALIDATION = 30
@@ -155,23 +156,12 @@ def publish(ws: Workspace, folder: Path, num_train: int) -> dict[str, ArtifactRe
             of_split = [row for row in rows if row.split == split]
             write_rows(draft.directory / split_file(split), of_split)
 
-    def made(
-        kind: ArtifactKind, build: Callable[[ArtifactDraft], None], **inputs: ArtifactRef
-    ) -> ArtifactRef:
-        return run_stage(
-            ws,
-            kind=kind,
-            name="benchmark",
-            stage="benchmark",
-            stage_version=1,
-            config=config,
-            inputs=inputs,
-            build=build,
-        ).ref
+    def write_index(draft: ArtifactDraft) -> None:
+        record.save(draft.directory)
 
-    corpus = made("corpus", write_corpus)
-    index = made("index", lambda draft: record.save(draft.directory), corpus=corpus)
-    dataset = made("dataset", write_dataset, corpus=corpus, index=index)
+    corpus = publish_made(ws, "corpus", config, write_corpus)
+    index = publish_made(ws, "index", config, write_index, corpus=corpus)
+    dataset = publish_made(ws, "dataset", config, write_dataset, corpus=corpus, index=index)
     return {"dataset": dataset, "corpus": corpus, "index": index}
 
 

@@ -18,7 +18,7 @@ import random
 import re
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks.published import publish_made
 from benchmarks.synthesis.endpoint import FixedLatency, served
 from deployments.stack.s3 import RcloneServer
-from pipeline_lib.artifacts.manifest import ArtifactKind, ArtifactRef
+from pipeline_lib.artifacts.manifest import ArtifactRef
 from pipeline_lib.config import IngestConfig, RetrievalConfig, SynthesizeConfig
 from pipeline_lib.corpus.schema import (
     CHUNK_SCHEMA,
@@ -41,7 +42,7 @@ from pipeline_lib.corpus.schema import (
 from pipeline_lib.raft.stage import synthesize
 from pipeline_lib.retrieval.hits import Hit
 from pipeline_lib.settings import Settings
-from pipeline_lib.stage import ArtifactDraft, Workspace, run_stage
+from pipeline_lib.stage import ArtifactDraft, Workspace
 
 _FACT = re.compile(r"The station (s\w+) lies (\d+) metres above the sea")
 _NAME = re.compile(r"station (s\w+)")
@@ -151,22 +152,9 @@ def publish(ws: Workspace, num_passages: int) -> tuple[ArtifactRef, ArtifactRef,
     def write_index(draft: ArtifactDraft) -> None:
         (draft.directory / "index.json").write_text("{}")
 
-    def made(
-        kind: ArtifactKind, build: Callable[[ArtifactDraft], None], **inputs: ArtifactRef | str
-    ) -> ArtifactRef:
-        return run_stage(
-            ws,
-            kind=kind,
-            name="benchmark",
-            stage="benchmark",
-            stage_version=1,
-            config=IngestConfig(),
-            inputs=inputs,
-            build=build,
-        ).ref
-
-    corpus = made("corpus", write, passages=str(num_passages))
-    index = made("index", write_index, corpus=corpus)
+    config = IngestConfig()
+    corpus = publish_made(ws, "corpus", config, write, passages=str(num_passages))
+    index = publish_made(ws, "index", config, write_index, corpus=corpus)
     return corpus, index, chunks
 
 

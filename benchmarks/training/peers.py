@@ -71,6 +71,26 @@ def compare(
     return disagreement is None
 
 
+def run(name: str, parser: argparse.ArgumentParser, arms: Sequence[ArmName] = ()) -> None:
+    """Compare as the command line says, and end the process where the arms disagree.
+
+    Args:
+        name: of the log.
+        parser: knows what the benchmark asks for beside rounds and output.
+        arms: to compare; without any, those of `--arms`.
+    """
+    parser.add_argument("--rounds", type=int, default=1, help="runs of each arm")
+    parser.add_argument("--output", type=Path, help="folder of the log; else .raftline/benchmarks")
+    arguments = parser.parse_args()
+    options = options_of(arguments)
+    try:
+        agree = compare(name, options, arms or arguments.arms, arguments.rounds, arguments.output)
+    except (ValueError, RaftlineError, ArmFailedError) as error:
+        sys.exit(str(error))
+    if not agree:
+        sys.exit(1)
+
+
 def main() -> None:
     """Compare the arms that are asked for."""
     described = "\n".join(f"  {arm:19} {what}" for arm, what in ARMS.items())
@@ -88,16 +108,7 @@ def main() -> None:
         metavar="ARM",
         help="see below; the first is compared with the others",
     )
-    parser.add_argument("--rounds", type=int, default=1, help="runs of each arm")
-    parser.add_argument("--output", type=Path, help="folder of the log; else .raftline/benchmarks")
-    arguments = parser.parse_args()
-    options = options_of(arguments)
-    try:
-        agree = compare("peers", options, arguments.arms, arguments.rounds, arguments.output)
-    except (ValueError, RaftlineError, ArmFailedError) as error:
-        sys.exit(str(error))
-    if not agree:
-        sys.exit(1)
+    run("peers", parser)
 
 
 if __name__ == "__main__":

@@ -10,14 +10,10 @@ figures too, is as in `benchmarks.training.peers`.
 from __future__ import annotations
 
 import argparse
-import sys
-from pathlib import Path
 
 from benchmarks.training.harness.job import ArmName
-from benchmarks.training.harness.setup import add_options, options_of
-from benchmarks.training.harness.watching import ArmFailedError
-from benchmarks.training.peers import compare
-from pipeline_lib.errors import RaftlineError
+from benchmarks.training.harness.setup import add_options
+from benchmarks.training.peers import run
 
 ARMS: tuple[ArmName, ...] = ("raftline", "raftline-separate")
 
@@ -27,16 +23,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     add_options(parser)
     parser.set_defaults(rows=8, micro_batch=4, questions_per_context=4)
-    parser.add_argument("--rounds", type=int, default=1, help="runs of each arm")
-    parser.add_argument("--output", type=Path, help="folder of the log; else .raftline/benchmarks")
-    arguments = parser.parse_args()
-    options = options_of(arguments)
-    try:
-        agree = compare("shared-context", options, ARMS, arguments.rounds, arguments.output)
-    except (ValueError, RaftlineError, ArmFailedError) as error:
-        sys.exit(str(error))
-    if not agree:
-        sys.exit(1)
+    run("shared-context", parser, ARMS)
 
 
 if __name__ == "__main__":

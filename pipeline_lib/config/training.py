@@ -18,6 +18,13 @@ from pipeline_lib.config.objectives import (
 )
 
 Method = Literal["lora", "dora", "qlora", "activated_lora", "full"]
+_SECTIONS: dict[Objective, str] = {
+    "dapt": "pretraining",
+    "sft": "supervised",
+    "dpo": "preferences",
+    "grpo": "reinforcement",
+}
+"""The field with each stage's settings."""
 ADAPTER_METHODS: frozenset[Method] = frozenset({"lora", "dora", "qlora", "activated_lora"})
 
 
@@ -217,13 +224,8 @@ class FinetuneConfig(FrozenConfig):
 
     def schedule_of(self, objective: Objective) -> ScheduleConfig:
         """The section of one stage."""
-        sections: dict[Objective, ScheduleConfig] = {
-            "dapt": self.pretraining,
-            "sft": self.supervised,
-            "dpo": self.preferences,
-            "grpo": self.reinforcement,
-        }
-        return sections[objective]
+        section: ScheduleConfig = getattr(self, _SECTIONS[objective])
+        return section
 
     def for_stage(self, objective: Objective) -> FinetuneConfig:
         """The configuration of one stage alone: settings of other stages do not name its artifact.
@@ -231,17 +233,13 @@ class FinetuneConfig(FrozenConfig):
         What an earlier stage left is an input of a later one; only the first continues from a
         model that is named here.
         """
-        others: set[str] = {"pretraining", "supervised", "preferences", "reinforcement"}
-        own = {
-            "dapt": "pretraining",
-            "sft": "supervised",
-            "dpo": "preferences",
-            "grpo": "reinforcement",
-        }[objective]
         fields = type(self).model_fields
-        defaults = {name: fields[name].get_default(call_default_factory=True) for name in others}
-        kept = {own: getattr(self, own)}
-        changed: dict[str, object] = defaults | kept | {"stages": (objective,)}
+        changed: dict[str, object] = {
+            section: fields[section].get_default(call_default_factory=True)
+            for other, section in _SECTIONS.items()
+            if other != objective
+        }
+        changed["stages"] = (objective,)
         if objective != self.stages[0]:
             changed["continue_from"] = None
         return self.model_copy(update=changed)

@@ -135,7 +135,3 @@ class LoopMixin(CheckpointMixin, ValidationMixin):
             f"The {what} became {value} at step {step}",
             hint="Lower the stage's learning_rate, or train in fp32 (engine.precision).",
         )
-
-
-LoopTrainer = LoopMixin
-"""What an objective makes: a Trainer with `LoopMixin`."""

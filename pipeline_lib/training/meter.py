@@ -110,6 +110,11 @@ class ModelCost:
             attention_width=heads * head_dim,
         )
 
+    def forward_flops(self, work: BatchWork) -> float:
+        """Operations of a forward pass through the layers alone."""
+        attention = 4 * self.num_layers * self.attention_width * work.num_pairs
+        return 2 * self.num_body_parameters * work.num_tokens + attention
+
     def flops(self, work: BatchWork) -> float:
         """Operations of forward and backward passes over `work`."""
         dense = 4 * self.num_body_parameters + 2 * self.num_trained_parameters

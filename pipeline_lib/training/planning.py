@@ -32,12 +32,21 @@ class Start:
     """The model that is trained on."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Sources:
+    """What a training reads, on this machine."""
+
+    base: ResolvedModel
+    dataset_folder: Path
+    previous_folder: Path | None
+    """Of the model that is trained on."""
+
+
 def make_plan(
     ws: Workspace,
     draft: ArtifactDraft,
     config: FinetuneConfig,
-    dataset: ArtifactRef,
-    start: Start,
+    sources: Sources,
     run_folder: Path,
 ) -> TrainingPlan:
     """Prepare in `run_folder` what the ranks need; what there is to say goes to `draft`.
@@ -53,13 +62,13 @@ def make_plan(
     device, precision = resolve_hardware(config)
     check_method(config, device)
     if config.gguf:
-        check_gguf(start.base.path)
-    weights, adapter = _weights(ws, config, start)
+        check_gguf(sources.base.path)
+    weights, adapter = _weights(config, sources)
     prepared = objective_named(config.stages[0]).prepare(
         PrepareJob(
             config=config,
-            dataset=ws.artifacts.directory(dataset),
-            base=start.base,
+            dataset=sources.dataset_folder,
+            base=sources.base,
             run_folder=run_folder,
             num_ranks=batch.num_ranks,
             progress=ws.progress,
@@ -70,11 +79,11 @@ def make_plan(
     draft.details |= {
         "device": device,
         "precision": precision,
-        "base_model": start.base.identity,
+        "base_model": sources.base.identity,
         "objective": config.stages[0],
         **prepared.details,
     }
-    checkpointing = _check_memory(draft, config, start.base.path, prepared)
+    checkpointing = _check_memory(draft, config, sources.base.path, prepared)
     return TrainingPlan(
         config=config,
         batch=batch,
@@ -90,15 +99,15 @@ def make_plan(
     )
 
 
-def _weights(ws: Workspace, config: FinetuneConfig, start: Start) -> tuple[Path, Path | None]:
+def _weights(config: FinetuneConfig, sources: Sources) -> tuple[Path, Path | None]:
     """Folders of the weights, and of the adapter on them to go on with."""
-    if start.previous is None:
-        return start.base.path, None
-    made = ws.artifacts.directory(start.previous)
+    made = sources.previous_folder
+    if made is None:
+        return sources.base.path, None
     if not config.is_adapter:
         return made / MERGED_FOLDER, None
     check_continuation(made / ADAPTER_FOLDER, config)
-    return start.base.path, made / ADAPTER_FOLDER
+    return sources.base.path, made / ADAPTER_FOLDER
 
 
 def _check_memory(

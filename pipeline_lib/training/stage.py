@@ -19,7 +19,7 @@ from pipeline_lib.training.export import (
 from pipeline_lib.training.launcher import run_training
 from pipeline_lib.training.monitor import TrainingMonitor
 from pipeline_lib.training.plan import CHECKPOINTS_FOLDER, EXPORT_FOLDER
-from pipeline_lib.training.planning import Start, make_plan
+from pipeline_lib.training.planning import Sources, Start, make_plan
 from pipeline_lib.training.replay import replay_identity
 from pipeline_lib.training.sharing import SharedTraining
 from pipeline_lib.training.uploading import CheckpointUploader
@@ -134,7 +134,13 @@ def _build(
 ) -> None:
     with tempfile.TemporaryDirectory(prefix="training-", dir=ws.settings.scratch) as folder:
         run_folder = Path(folder)
-        plan = make_plan(ws, draft, config, dataset, start, run_folder)
+        sources = Sources(
+            base=start.base,
+            # Fetched and hashed here, once.
+            dataset_folder=ws.artifacts.directory(dataset),
+            previous_folder=ws.artifacts.directory(start.previous) if start.previous else None,
+        )
+        plan = make_plan(ws, draft, config, sources, run_folder)
         uploader = CheckpointUploader(
             draft.partial,
             run_folder / CHECKPOINTS_FOLDER,
@@ -143,13 +149,12 @@ def _build(
             num_nodes=config.launch.num_nodes,
         )
         monitor = TrainingMonitor(ws.progress, draft.partial, plan, uploader.on_event)
-        made = ws.artifacts.directory(start.previous) if start.previous else None
         shared = SharedTraining(
             ref=draft.ref,
             partial=draft.partial,
             base=start.base,
             previous=start.previous,
-            previous_folder=made,
+            previous_folder=sources.previous_folder,
         )
         with uploader:
             run_training(plan, monitor.on_event, shared)
@@ -171,7 +176,7 @@ def _build(
             ref=draft.ref,
             base=start.base,
             dataset=ws.artifacts.manifest(dataset),
-            dataset_folder=ws.artifacts.directory(dataset),
+            dataset_folder=sources.dataset_folder,
             config=config,
             previous=start.previous,
             metrics=draft.metrics,

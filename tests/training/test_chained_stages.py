@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 
 from pipeline_lib.artifacts.manifest import ArtifactRef
-from pipeline_lib.config import FinetuneConfig, FrozenConfig
+from pipeline_lib.config import FinetuneConfig
 from pipeline_lib.config.contexts import PreferenceConfig
 from pipeline_lib.raft.derived.preferences import PREFERENCES_FILE, PreferenceWriter, make_pair
 from pipeline_lib.raft.rows import SPLITS, split_file, write_rows
-from pipeline_lib.stage import ArtifactDraft, Workspace, run_stage
+from pipeline_lib.stage import ArtifactDraft, Workspace
 from pipeline_lib.training.stage import finetune
+from tests.artifacts.made_artifacts import publish
 
 from .conftest import make_row
 
@@ -34,16 +35,7 @@ def dataset(workspace: Workspace) -> ArtifactRef:
                     assert pair is not None
                     pairs.write(pair)
 
-    return run_stage(
-        workspace,
-        kind="dataset",
-        name="demo",
-        stage="synthesize",
-        stage_version=1,
-        config=FrozenConfig(),
-        inputs={},
-        build=build,
-    ).ref
+    return publish(workspace, "dataset", build).ref
 
 
 def test_an_adapter_goes_through_all_three(

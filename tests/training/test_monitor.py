@@ -15,6 +15,7 @@ from pipeline_lib.errors import StoreUnavailableError
 from pipeline_lib.stage import Workspace
 from pipeline_lib.training.monitor import TrainingMonitor
 from pipeline_lib.training.plan import TrainingPlan
+from tests.recorder import Recorder
 
 from .conftest import PlanFactory, random_examples
 
@@ -53,23 +54,6 @@ def step(number: int, **values: Any) -> dict[str, Any]:
 
 def validation(number: int, **values: float) -> dict[str, Any]:
     return {"event": "validation", "step": number, **values}
-
-
-class Recorder:
-    def __init__(self) -> None:
-        self.calls: list[tuple[Any, ...]] = []
-
-    def start(self, description: str, total: int | None, unit: str = "items") -> None:
-        self.calls.append(("start", description, total, unit))
-
-    def advance(self, count: int = 1) -> None:
-        self.calls.append(("advance", count))
-
-    def note(self, text: str) -> None:
-        self.calls.append(("note", text))
-
-    def finish(self) -> None:
-        self.calls.append(("finish",))
 
 
 @pytest.fixture

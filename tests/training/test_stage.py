@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from pipeline_lib.artifacts.manifest import ArtifactRef
-from pipeline_lib.config import FinetuneConfig, FrozenConfig
+from pipeline_lib.config import FinetuneConfig
 from pipeline_lib.errors import InputError
 from pipeline_lib.raft.rows import SPLITS, split_file, write_rows
-from pipeline_lib.stage import ArtifactDraft, StageResult, Workspace, run_stage
+from pipeline_lib.stage import ArtifactDraft, StageResult, Workspace
 from pipeline_lib.training.stage import finetune
+from tests.artifacts.made_artifacts import publish
 
 from .conftest import make_row
 
@@ -31,16 +32,7 @@ def dataset(workspace: Workspace) -> ArtifactRef:
             write_rows(draft.directory / split_file(split), rows)
             number += count
 
-    return run_stage(
-        workspace,
-        kind="dataset",
-        name="demo",
-        stage="synthesize",
-        stage_version=1,
-        config=FrozenConfig(),
-        inputs={},
-        build=build,
-    ).ref
+    return publish(workspace, "dataset", build).ref
 
 
 class RecordedProgress:

@@ -86,7 +86,7 @@ def _flops(
     Checkpointing computes the layers' forward pass twice; preference training computes the model's
     from before as well; an activated adapter has no backward pass through prompts.
     """
-    forward = _forward(cost, work)
+    forward = cost.forward_flops(work)
     if config.method == "activated_lora":
         answers = BatchWork(
             work.num_rows,
@@ -95,12 +95,6 @@ def _flops(
             # Each answer token sees its row, on average as long as all are.
             work.num_scored * work.num_tokens / max(1, work.num_rows),
         )
-        return forward - _forward(cost, answers) + cost.flops(answers)
+        return forward - cost.forward_flops(answers) + cost.flops(answers)
     repeated = forward * (is_checkpointed + (config.stages[0] == "dpo"))
     return cost.flops(work) + repeated
-
-
-def _forward(cost: ModelCost, work: BatchWork) -> float:
-    """Of the layers alone."""
-    attention = 4 * cost.num_layers * cost.attention_width * work.num_pairs
-    return 2 * cost.num_body_parameters * work.num_tokens + attention

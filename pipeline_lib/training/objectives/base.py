@@ -16,7 +16,7 @@ from pipeline_lib.models import ResolvedModel
 from pipeline_lib.progress import Progress
 
 if TYPE_CHECKING:
-    from pipeline_lib.training.loop import LoopTrainer
+    from pipeline_lib.training.loop import LoopMixin
     from pipeline_lib.training.plan import TrainingPlan
 
 
@@ -59,5 +59,5 @@ class TrainingObjective(Protocol):
             InputError: there is nothing to learn from.
         """
 
-    def make_trainer(self, plan: TrainingPlan, model: Any, tokenizer: Any) -> LoopTrainer:
+    def make_trainer(self, plan: TrainingPlan, model: Any, tokenizer: Any) -> LoopMixin:
         """The trainer of this rank; collective: every rank makes its own."""

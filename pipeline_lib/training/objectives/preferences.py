@@ -17,7 +17,7 @@ from pipeline_lib.training.fitting import TOO_LONG
 from pipeline_lib.training.objectives.base import Prepared, PrepareJob
 
 if TYPE_CHECKING:
-    from pipeline_lib.training.loop import LoopTrainer
+    from pipeline_lib.training.loop import LoopMixin
     from pipeline_lib.training.plan import TrainingPlan
 
 _HELD_OUT = 0.1
@@ -60,7 +60,7 @@ class Preferences:
         prepared.details["pairs_by_fault"] = dict(sorted(faults.items()))
         return prepared
 
-    def make_trainer(self, plan: TrainingPlan, model: Any, tokenizer: Any) -> LoopTrainer:
+    def make_trainer(self, plan: TrainingPlan, model: Any, tokenizer: Any) -> LoopMixin:
         """See `TrainingObjective`."""
         from pipeline_lib.training.objectives.preference_trainer import PreferenceTrainer
 

@@ -28,7 +28,7 @@ from pipeline_lib.training.objectives.base import Prepared, PrepareJob
 from pipeline_lib.training.replay import ReplayText, read_replay
 
 if TYPE_CHECKING:
-    from pipeline_lib.training.loop import LoopTrainer
+    from pipeline_lib.training.loop import LoopMixin
     from pipeline_lib.training.plan import TrainingPlan
 
 logger = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ class Pretraining:
         prepared.details["end_of_document"] = end
         return prepared
 
-    def make_trainer(self, plan: TrainingPlan, model: Any, tokenizer: Any) -> LoopTrainer:  # noqa: ARG002
+    def make_trainer(self, plan: TrainingPlan, model: Any, tokenizer: Any) -> LoopMixin:  # noqa: ARG002
         """See `TrainingObjective`."""
         from pipeline_lib.training.objectives.pretraining_trainer import PretrainingTrainer
 

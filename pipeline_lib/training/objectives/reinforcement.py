@@ -21,7 +21,7 @@ from pipeline_lib.training.rewards.scoring import weights_of
 from pipeline_lib.training.rewards.separation import check_rewards
 
 if TYPE_CHECKING:
-    from pipeline_lib.training.loop import LoopTrainer
+    from pipeline_lib.training.loop import LoopMixin
     from pipeline_lib.training.plan import TrainingPlan
 
 NUM_VALIDATED = 16
@@ -89,7 +89,7 @@ class Reinforcement:
         }
         return prepared
 
-    def make_trainer(self, plan: TrainingPlan, model: Any, tokenizer: Any) -> LoopTrainer:
+    def make_trainer(self, plan: TrainingPlan, model: Any, tokenizer: Any) -> LoopMixin:
         """See `TrainingObjective`."""
         from datasets import Dataset
 

@@ -15,7 +15,7 @@ from pipeline_lib.training.questions import QUESTIONS, prepare_questions
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pipeline_lib.training.loop import LoopTrainer
+    from pipeline_lib.training.loop import LoopMixin
     from pipeline_lib.training.plan import TrainingPlan
 
 _SPLITS: tuple[Split, ...] = ("train", "validation")
@@ -40,7 +40,7 @@ class Supervised:
             prepared.files[QUESTIONS] = prepare_questions(job)
         return prepared
 
-    def make_trainer(self, plan: TrainingPlan, model: Any, tokenizer: Any) -> LoopTrainer:
+    def make_trainer(self, plan: TrainingPlan, model: Any, tokenizer: Any) -> LoopMixin:
         """See `TrainingObjective`."""
         from pipeline_lib.training.examples import ExampleFile
 
