@@ -17,6 +17,8 @@ STAMP_DEV := $(VENV)/.installed-dev-$(LOCK_HASH)
 LOG = $(VENV)/install.log
 # Quiet on the terminal, complete in the log; a failure shows the log's end.
 TO_LOG = >>$(LOG) 2>&1 || { tail -n 30 $(LOG); echo "Installation failed; the whole log is $(LOG)."; exit 1; }
+# Sees what is in $(VENV), and its own packages first.
+OLDEST := $(VENV)/oldest
 STARTED := $(shell date +%s)
 # DeepSpeed's build neither compiles kernels nor looks for a GPU's toolkit, wherever it runs.
 PIP = DS_BUILD_OPS=0 DS_ACCELERATOR=cpu PIP_DISABLE_PIP_VERSION_CHECK=1 \
@@ -45,6 +47,10 @@ test: install-dev ## Run the tests; ARGS="tests/corpus -k chunk" picks some, JOB
 .PHONY: test-gpu
 test-gpu: install-dev ## Run the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu $(ARGS)
+
+.PHONY: test-oldest
+test-oldest: $(OLDEST)/.installed-$(LOCK_HASH) ## The training tests on the oldest transformers that pyproject.toml allows
+	$(OLDEST)/bin/python -m pytest --numprocesses=$(JOBS) --dist=loadfile -m 'not gpu' $(or $(ARGS),tests/training)
 
 .PHONY: check
 check: install-dev ## Lint, format, types, import contracts, spelling, YAML, Dockerfiles, compose file
@@ -112,6 +118,21 @@ $(STAMP_DEV):
 	@$(BIN)/python -m pip check $(TO_LOG)
 	@echo "Installed into $(VENV) in $$(( $$(date +%s) - $(STARTED) )) s"
 
+$(OLDEST)/.installed-$(LOCK_HASH): $(STAMP_DEV)
+	@$(MAKE) --no-print-directory .oldest NEWEST=$(VENV) VENV=$(OLDEST)
+	@touch $@
+
+PURELIB = -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
+.PHONY: .oldest
+.oldest:
+	@$(NEWEST)/bin/python -m venv --clear --without-pip $(VENV) && : >$(LOG)
+	@echo "$$(grep -c '^[a-z]' requirements-oldest.lock) packages of requirements-oldest.lock, before those of $(NEWEST)"
+	@echo "import site; site.addsitedir('$$($(NEWEST)/bin/python $(PURELIB))')" >"$$($(BIN)/python $(PURELIB))/newest.pth"
+	@ln -s $(abspath $(NEWEST)/bin/rclone) $(BIN)/
+	@$(PIP) --no-deps --require-hashes -r requirements-oldest.lock $(TO_LOG)
+	@$(PIP) --no-deps --no-build-isolation --editable . $(TO_LOG)
+	@$(BIN)/python -m pip check $(TO_LOG)
+
 # Pins are kept as far as pyproject.toml allows; UPGRADE=1 takes the newest versions instead.
 COMPILE = $(BIN)/uv pip compile --quiet $(if $(UPGRADE),--upgrade)
 .PHONY: lock
@@ -121,6 +142,7 @@ lock: ## Refresh the lock files from pyproject.toml; UPGRADE=1 moves to the newe
 	$(COMPILE) pyproject.toml --output-file requirements.lock
 	$(COMPILE) pyproject.toml --extra dev --constraints requirements.lock --output-file requirements-dev.lock
 	$(COMPILE) --group build --constraints requirements.lock --output-file requirements-build.lock
+	$(COMPILE) --group oldest --no-deps --output-file requirements-oldest.lock
 	$(COMPILE) --group server --constraints requirements-dev.lock --output-file docker/requirements-server.lock
 
 ##@ Help

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from flows.runtime import Name, Reference, completed, raftline_flow
-from flows.summary import stage_markdown, stage_message
+from flows.summary import stage_markdown, training_message
 from pipeline_lib.config import FinetuneConfig
 from pipeline_lib.stage import StageResult
 from tasks.finetune import finetune as finetune_task
@@ -28,7 +28,7 @@ def finetune(
     result = finetune_task(name, config, inputs["dataset"], model_to_continue(name, config))
     return completed(
         result,
-        stage_message(result),
+        training_message(result),
         summary_key=f"{name}-finetune-summary",
         summary_markdown=stage_markdown("finetune", result),
     )

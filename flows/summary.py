@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from pipeline_lib.answering import Answer
 from pipeline_lib.evaluation.promotion import PromotionResult
 from pipeline_lib.stage import StageResult
+from pipeline_lib.training.card import before_and_after
 from tasks.presentation import readable
 from tasks.progress import format_seconds
 
@@ -97,6 +98,14 @@ def stage_message(result: StageResult) -> str:
     took = "" if result.reused else f" in {format_seconds(result.seconds)}"
     counts = _counts(result)
     return f"{did} {result.ref}{took}" + (f": {counts}" if counts else "")
+
+
+def training_message(result: StageResult) -> str:
+    """A trained model's outcome in one line, with what validation says."""
+    before, after = before_and_after(result.metrics).get("validation loss", (None, None))
+    if before is None or after is None:
+        return stage_message(result)
+    return f"{stage_message(result)}; validation loss {before:.3g} before, {after:.3g} after"
 
 
 def promotion_message(promotion: PromotionResult) -> str:

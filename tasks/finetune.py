@@ -13,11 +13,13 @@ from prefect.exceptions import ObjectNotFound
 from prefect.utilities.urls import url_for
 
 from pipeline_lib.artifacts.manifest import ArtifactRef
+from pipeline_lib.artifacts.store import CHAMPION
 from pipeline_lib.config import FinetuneConfig
 from pipeline_lib.errors import ConfigError, TrainingError
 from pipeline_lib.stage import StageResult
 from pipeline_lib.training import stage
-from tasks.presentation import publish_counts
+from pipeline_lib.training.card import CARD_FILE
+from tasks.presentation import publish_counts, publish_training
 from tasks.references import full_reference, resolve
 from tasks.remote import await_run, read_result
 from tasks.runtime import log_counts, open_workspace, stage_task
@@ -34,28 +36,35 @@ def finetune(
     only from there does it end the training processes at once.
     """
     with open_workspace() as ws:
-        result = stage.finetune(ws, name, config, dataset, previous)
-    log_counts(result)
-    publish_counts(result)
-    return result
+
+        def publish(result: StageResult) -> None:
+            log_counts(result)
+            publish_counts(result)
+            card = ws.artifacts.file(ws.artifacts.manifest(result.ref), CARD_FILE)
+            if card is not None:
+                publish_training(result, card.parent)
+
+        return stage.finetune(ws, name, config, dataset, previous, on_stage=publish)
 
 
 def model_to_continue(name: str, config: FinetuneConfig) -> ArtifactRef | None:
-    """The model that `config.continue_from` names; `None` where there is none yet.
+    """The model that `config.continue_from` names; `None` where there is no champion yet.
 
-    The first run of a schedule has no champion to go on from: it starts from the base model.
+    The first run of a schedule has none to go on from: it starts from the base model.
 
     Raises:
-        ArtifactNotFoundError: it names something else than an alias, which is not there.
+        ArtifactNotFoundError: it names anything else that is not there.
     """
     if config.continue_from is None:
         return None
     reference = full_reference("model", name, config.continue_from)
-    is_alias = "@" in reference
-    found = resolve({"previous": reference}, optional=("previous",) if is_alias else ())
+    is_champion = reference.endswith(f"@{CHAMPION}")
+    found = resolve({"previous": reference}, optional=("previous",) if is_champion else ())
     if "previous" not in found:
         get_run_logger().info("%s is not there yet: starting from the base model", reference)
-    return found.get("previous")
+        return None
+    get_run_logger().info("Continuing from %s", found["previous"])
+    return found["previous"]
 
 
 def finetune_elsewhere(

@@ -38,6 +38,7 @@ from pipeline_lib.evaluation.statistics import Estimate
 from pipeline_lib.raft.card import CARD_FILE
 from pipeline_lib.raft.funnel import FUNNEL_FILE, SAMPLES_FILE, RejectSample, read_samples
 from pipeline_lib.stage import StageResult
+from pipeline_lib.training.card import before_and_after
 
 ARM_TITLES: dict[str, str] = {BASE: "Base", CANDIDATE: "Fine-tuned", CHAMPION: "Champion"}
 _LINK_SECONDS = 7 * 86_400
@@ -45,12 +46,34 @@ _SAMPLES_PER_REASON = 3
 _SHOWN_CHARS = 240
 _MOST_CARD_CHARS = 200_000
 """Prefect stores whatever length; a browser should not have to."""
+_NO_PROSE = ("|", "- ", "#", ">", " ")
 Table = list[dict[str, str | int]]
 
 
 def readable(name: str) -> str:
     """A count's or a reason's name for people: `num_chunk_tokens` is `chunk tokens`."""
     return name.removeprefix("num_").replace("_", " ")
+
+
+def unwrapped(markdown: str) -> str:
+    """Markdown with each paragraph in one line: the UI shows every line break of the text.
+
+    Tables, lists, headings and fenced code stay as they are.
+    """
+    lines: list[str] = []
+    is_code = is_prose = False
+    for line in markdown.splitlines():
+        is_fence = line.startswith("```")
+        was_prose, is_prose = (
+            is_prose,
+            bool(line.strip() and not is_code and not is_fence and not line.startswith(_NO_PROSE)),
+        )
+        if was_prose and is_prose:
+            lines[-1] += f" {line}"
+        else:
+            lines.append(line)
+        is_code ^= is_fence
+    return "\n".join(lines)
 
 
 def counts_table(result: StageResult) -> Table:
@@ -220,16 +243,45 @@ def publish_ledger(result: StageResult, lines: Sequence[Mapping[str, Any]]) -> N
         )
 
 
-def publish_card(result: StageResult, folder: Path) -> None:
-    """Show the dataset card (mixes, quotes, funnel, sample rows) as `<name>-card`."""
+def publish_card(result: StageResult, folder: Path, suffix: str = "card") -> None:
+    """Show an artifact's own description (its `README.md`) as `<name>-<suffix>`."""
     card = (folder / CARD_FILE).read_text(encoding="utf-8")
     front_matter, _, text = card.removeprefix("---\n").partition("\n---\n")
     show(
         create_markdown_artifact,
-        key=f"{result.ref.name}-card",
-        markdown=(text or front_matter).strip()[:_MOST_CARD_CHARS],
+        key=f"{result.ref.name}-{suffix}",
+        markdown=unwrapped((text or front_matter).strip())[:_MOST_CARD_CHARS],
         description=f"`{CARD_FILE}` of `{result.uri}`",
     )
+
+
+def training_table(metrics: Mapping[str, float]) -> Table:
+    """What a training measured, before and after."""
+    return [
+        {
+            "Measured": name,
+            "Before": "" if before is None else f"{before:.4g}",
+            "After": "" if after is None else f"{after:.4g}",
+        }
+        for name, (before, after) in before_and_after(metrics).items()
+    ]
+
+
+def publish_training(result: StageResult, folder: Path) -> None:
+    """Show what a training measured (`<name>-training`) and the card (`<name>-model-card`).
+
+    Args:
+        result: the trained model.
+        folder: where its card lies.
+    """
+    show(
+        create_table_artifact,
+        key=f"{result.ref.name}-training",
+        table=training_table(result.metrics),
+        description=f"On validation rows, before and after; each step: `log.jsonl` of "
+        f"`{result.uri}`",
+    )
+    publish_card(result, folder, suffix="model-card")
 
 
 def publish_metrics(result: StageResult, folder: Path) -> None:

@@ -222,9 +222,10 @@ class PrefectProgress:
 
     def _post(self) -> None:
         phase, now = self._state.phase, self._clock()
-        lines = [f"- {line}" for line in self._state.finished]
+        # The newest first: the UI's list of artifacts shows the first line alone.
+        lines = [f"- {line}" for line in reversed(self._state.finished)]
         if phase is not None:
-            lines.append(f"- **{phase.standing(now)}**")
+            lines.insert(0, f"- **{phase.standing(now)}**")
         # Between two phases the bar stands full rather than jumping back to zero.
         self._courier.post(phase.percent if phase is not None else 100.0, "\n".join(lines))
 

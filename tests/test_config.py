@@ -79,15 +79,6 @@ def test_every_field_has_a_title_and_some_code_reads_it(
             "give both the same",
         ),
         (lambda: PipelineConfig(name="Has Spaces"), "pattern"),
-        (
-            lambda: FinetuneConfig.model_validate(
-                {
-                    "supervised": {"select_best": True},
-                    "launch": {"num_nodes": 2, "num_processes": 1, "address": "10.0.0.1:29500"},
-                }
-            ),
-            "needs one node",
-        ),
     ],
 )
 def test_contradictions_are_refused_before_any_work(build: Any, words: str) -> None:

@@ -272,7 +272,8 @@ def _print_numbers(console: Console, title: str, numbers: Mapping[str, float]) -
     table.add_column()
     table.add_column(justify="right")
     for name, value in numbers.items():
-        table.add_row(_words(name), f"{value:,}" if isinstance(value, int) else f"{value:,.4g}")
+        is_whole = isinstance(value, int) or abs(value) >= 1000
+        table.add_row(_words(name), f"{value:,.0f}" if is_whole else f"{value:.4g}")
     console.print(f"\n[bold]{title}[/bold]")
     console.print(table)
 

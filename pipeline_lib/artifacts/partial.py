@@ -47,6 +47,11 @@ class PartialWork:
         """Keys that start with `prefix`, sorted."""
         return [info.key[len(self._root) :] for info in self._objects.scan(self._root + prefix)]
 
+    def tags(self, prefix: str = "") -> dict[str, str]:
+        """The keys that start with `prefix`, each with a tag that changes with its content."""
+        found = self._objects.scan(self._root + prefix)
+        return {info.key[len(self._root) :]: info.etag for info in found}
+
     def delete(self, prefix: str = "") -> None:
         """Forget everything whose key starts with `prefix`."""
         self._objects.delete([self._root + key for key in self.keys(prefix)])

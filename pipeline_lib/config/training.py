@@ -69,6 +69,12 @@ class EngineConfig(FrozenConfig):
         description="Less memory, about a third slower. 'auto': on when the estimate says that "
         "memory does not suffice without.",
     )
+    fused_layers: bool = operational(
+        True,
+        title="Fused layers",
+        description="Adapted layers, gated MLPs and norms in fewer passes over memory, where they "
+        "compute what the model's own do; not with ZeRO 3.",
+    )
     neftune_noise_alpha: float = Field(
         0.0,
         ge=0,
@@ -81,6 +87,11 @@ class EngineConfig(FrozenConfig):
         title="Memory estimate",
         description="What to do when a run is estimated not to fit into memory.",
     )
+
+    @property
+    def fuses_layers(self) -> bool:
+        """Under ZeRO 3, a layer's weights are whole while it is called, and not before."""
+        return self.fused_layers and self.zero_stage != 3
 
     @model_validator(mode="after")
     def _offload_fits(self) -> Self:
@@ -257,16 +268,6 @@ class FinetuneConfig(FrozenConfig):
     @model_validator(mode="after")
     def _batch_divides(self) -> Self:
         _ = self.batch_arithmetic
-        return self
-
-    @model_validator(mode="after")
-    def _best_is_on_one_machine(self) -> Self:
-        selecting = [stage for stage in self.stages if self.schedule_of(stage).select_best]
-        if selecting and self.launch.num_nodes > 1:
-            raise ValueError(
-                f"select_best (stage {selecting[0]}) needs one node: going back to the best "
-                "checkpoint reads all its parts, and each machine has only its own"
-            )
         return self
 
     @model_validator(mode="after")

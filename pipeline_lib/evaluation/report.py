@@ -15,6 +15,7 @@ from datetime import datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from pipeline_lib.config import Objective
 from pipeline_lib.evaluation.charts import DifferenceScale, loss_chart
 from pipeline_lib.evaluation.highlight import answer_segments, passage_segments
 from pipeline_lib.evaluation.metrics import ARM_METRICS, RETRIEVAL_METRICS, MetricSpec
@@ -38,6 +39,12 @@ ARM_TITLES: dict[str, str] = {BASE: "Base", CANDIDATE: "Fine-tuned", CHAMPION: "
 _TILE_METRICS = ("token_f1", "verbatim_quote_rate", "oracle_citation_rate")
 _MOST_QUESTIONS_SHOWN = 200
 _NUM_OPEN_QUESTIONS = 3
+_LOSS_MEANING: Mapping[Objective, str] = {
+    "dapt": "Loss on plain text, in nats per token",
+    "sft": "Loss on answer tokens, in nats per token",
+    "dpo": "Loss of the preference between two answers",
+    "grpo": "Of the policy while training; at validations, 1 minus the mean reward",
+}
 _MINUS = "\N{MINUS SIGN}"
 
 
@@ -66,6 +73,8 @@ class ReportContent:
     """Arm to the model's name or artifact."""
     training_log: Sequence[Mapping[str, Any]]
     """Lines of the model artifact's `log.jsonl`; may be empty."""
+    objective: Objective
+    """What the log's losses are of: the model's last stage."""
     funnel: Mapping[str, Any] | None
     """The dataset artifact's `funnel.json`."""
     rejects: Sequence[RejectSample]
@@ -97,6 +106,7 @@ def render_report(content: ReportContent) -> str:
             difference_tables=[_difference_table(summary, arm) for arm in arms if arm != CANDIDATE],
             retrieval=_retrieval_table(summary),
             statuses=QUOTE_STATUSES,
+            loss_meaning=_LOSS_MEANING[content.objective],
             chart=loss_chart(content.training_log),
             funnel=_funnel_view(content.funnel),
             questions=[_question(record, number) for number, record in enumerate(shown, start=1)],

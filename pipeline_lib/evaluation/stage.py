@@ -225,6 +225,7 @@ def _report_content(
         summary=summary,
         records=records,
         models={arm.name: arm.model for arm in arms},
+        objective=ws.artifacts.manifest(inputs.model).details.get("objective", "sft"),
         training_log=_training_log(ws.artifacts.directory(inputs.model) / LOG_FILE),
         funnel=_funnel(ws.artifacts.directory(inputs.dataset) / FUNNEL_FILE),
         rejects=_rejects(ws.artifacts.directory(inputs.dataset) / SAMPLES_FILE),

@@ -7,8 +7,10 @@ as it has come, itself; nothing else.
 
 `segment_attention` is registered with transformers under `SEGMENT_ATTENTION`, and is told the
 segments through the model's keyword arguments, which reach attention functions. On a GPU it is one
-call of torch's variable-length kernel, elsewhere one call of scaled dot-product attention for each
-segment. A model that is set to it but told no segments computes what `sdpa` does.
+call of torch's variable-length kernel, on a processor matrix products of blocks (see
+`pipeline_lib.training.fused.attention`), and where neither can be one call of scaled dot-product
+attention for each segment. A model that is set to it but told no segments computes what `sdpa`
+does.
 
     model.set_attn_implementation(register_segment_attention())
     model(input_ids, position_ids=…, attention_mask=no_mask(), segments=Segments((5, 3), (-1, -1)))
@@ -24,19 +26,22 @@ import inspect
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from pipeline_lib.errors import ConfigError
+from pipeline_lib.training.fused.attention import block_attention
 
 SEGMENT_ATTENTION = "segments"
 _Kernel = Callable[..., Any]
+_Made = TypeVar("_Made")
 _NO_PARENT = -1
 _MAX_KERNEL_HEAD_DIM = 256
 _KERNEL_DTYPES = (torch.float16, torch.bfloat16)
 _KERNEL_CAPABILITY = (8, 0)
+_BLOCK_DTYPES = (torch.float32, torch.bfloat16)
 _UNSUPPORTED = ("softcap", "s_aux", "position_bias")
 """What some models' attention takes besides, and is not computed here."""
 
@@ -54,7 +59,7 @@ class Segments:
     """In tokens, in order; they add up to the sequence."""
     parents: tuple[int, ...]
     """Index of the segment that each continues, always an earlier one; -1 where it starts a row."""
-    _on_device: dict[Any, Any] = field(default_factory=dict, repr=False)
+    _cache: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     def lineage(self, index: int) -> list[int]:
         """The segments whose tokens a segment's last one sees, in order; the last is itself."""
@@ -73,29 +78,28 @@ class Segments:
             pairs += length * before + length * (length + 1) // 2
         return pairs
 
+    def cached(self, key: Any, make: Callable[[], _Made]) -> _Made:
+        """What `make` makes, made once for all layers."""
+        if key not in self._cache:
+            self._cache[key] = make()
+        made: _Made = self._cache[key]
+        return made
+
     def mask(
         self, num_queries: int, num_keys: int, window: int | None, device: Any
     ) -> torch.Tensor:
-        """What the last `num_queries` of `num_keys` tokens see: `[num_queries, num_keys]`, bool.
+        """What the last `num_queries` of `num_keys` tokens see: `[num_queries, num_keys]`, bool."""
 
-        Made once for all layers.
-        """
-        key = ("mask", num_queries, num_keys, window, device)
-        if key not in self._on_device:
+        def make() -> torch.Tensor:
             offset = num_keys - num_queries
             seen = torch.ones(num_queries, num_keys, dtype=torch.bool, device=device).tril(offset)
-            if window is not None:
-                seen = seen.triu(offset - window + 1)
-            self._on_device[key] = seen
-        mask: torch.Tensor = self._on_device[key]
-        return mask
+            return seen if window is None else seen.triu(offset - window + 1)
+
+        return self.cached(("mask", num_queries, num_keys, window, device), make)
 
     def kernel_arguments(self, device: Any) -> _KernelArguments:
-        """What the variable-length kernel is told, made once for all layers."""
-        if device not in self._on_device:
-            self._on_device[device] = self._make_kernel_arguments(device)
-        arguments: _KernelArguments = self._on_device[device]
-        return arguments
+        """What the variable-length kernel is told."""
+        return self.cached(device, lambda: self._make_kernel_arguments(device))
 
     def _make_kernel_arguments(self, device: Any) -> _KernelArguments:
         starts = [0, *itertools.accumulate(self.lengths)]
@@ -184,6 +188,8 @@ def segment_attention(
     kernel = None if dropout else _kernel_for(query)
     if kernel is not None:
         return _by_kernel(kernel, segments, query, key, value, scaling, sliding_window), None
+    if not dropout and _takes_blocks(query):
+        return block_attention(query, key, value, segments, scaling, sliding_window), None
     return _by_segment(segments, query, key, value, scaling, sliding_window, dropout), None
 
 
@@ -288,6 +294,12 @@ def _by_kernel(
         window_size=(-1 if window is None else window - 1, 0),
     )
     return output[None]
+
+
+def _takes_blocks(query: torch.Tensor) -> bool:
+    """Not where tensors only stand for others, as in an estimate: blocks are many operations."""
+    is_real = type(query) is torch.Tensor
+    return is_real and query.device.type == "cpu" and query.dtype in _BLOCK_DTYPES
 
 
 def _kernel_for(query: torch.Tensor) -> _Kernel | None:

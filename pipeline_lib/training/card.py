@@ -32,6 +32,27 @@ _LEARNED: Mapping[Objective, str] = {
 }
 
 
+_DATA: Mapping[Objective, str] = {
+    "dapt": """Learned is the text that the dataset holds of its training documents. Some of these
+documents were held out: what is measured below is measured on them.""",
+    "dpo": """Learned are pairs about the dataset's training rows; its own card says how they were
+made and checked. Where the dataset has no pairs about validation rows, those of some training rows
+were held out.""",
+}
+"""Of objectives that do not learn rows themselves."""
+_ROWS = """Training rows of the dataset by task; its own card says how they were made and checked.
+Documents were split before any question was written: validation rows are about documents that
+training did not see."""
+_MEASURES: Mapping[Objective, str] = {
+    "dapt": "Losses are mean negative log-likelihoods per token (nats).",
+    "sft": "Losses are mean negative log-likelihoods per learned token (nats).",
+    "dpo": """The loss is that of the preference between two answers; accuracy is the share of pairs
+of which the verified answer gained more than the other, and margin how much more.""",
+    "grpo": """Rewards are means over answers, from 0 to 1; the validation loss is 1 minus the
+reward.""",
+}
+
+
 @dataclass(frozen=True)
 class _ShownPassage:
     title: str
@@ -89,7 +110,7 @@ def _introduction(facts: CardFacts) -> str:
     rows = [
         ("artifact", f"`{facts.ref}`"),
         ("base model", f"`{facts.config.base_model}` (`{facts.base.identity}`)"),
-        ("trained on from", f"`{facts.previous}`" if facts.previous else "the base model"),
+        ("continued from", f"`{facts.previous}`" if facts.previous else "the base model"),
         ("dataset", f"`{facts.dataset.ref}`"),
         *((f"dataset's {role}", f"`{ref}`") for role, ref in facts.dataset.input_refs.items()),
     ]
@@ -112,23 +133,20 @@ def _method(config: FinetuneConfig) -> str:
         "activated_lora": "an activated LoRA (off until the answer begins)",
     }[config.method]
     lora = config.lora
-    return f"{name} of rank {lora.r}, alpha {lora.alpha}, on {lora.target_modules},"
+    return f"{name} (rank {lora.r}, alpha {lora.alpha}, modules `{lora.target_modules}`)"
 
 
 def _data(facts: CardFacts) -> str:
-    tasks = _rows_by_task(facts.dataset_folder)
-    rows = [(task.replace("_", " "), f"{count:,}") for task, count in tasks.most_common()]
+    text = _DATA.get(facts.config.stages[0])
+    if text is None:
+        tasks = _rows_by_task(facts.dataset_folder)
+        rows = [(task.replace("_", " "), f"{count:,}") for task, count in tasks.most_common()]
+        text = f"{_ROWS}\n\n{_table(('Task', 'Rows'), rows)}"
     dropped = [
         (why.replace("_", " "), f"{count:,}") for why, count in sorted(facts.dropped.items())
     ]
     left_out = f"\n\n{_table(('Left out', 'Rows'), dropped)}" if dropped else ""
-    return f"""## Data
-
-Training rows of the dataset by task; its own card says how they were made and checked. Documents
-were split before any question was written: validation rows are about documents that training did
-not see.
-
-{_table(("Task", "Rows"), rows)}{left_out}"""
+    return f"## Data\n\n{text}{left_out}"
 
 
 def _rows_by_task(dataset: Path) -> Counter[str]:
@@ -137,15 +155,38 @@ def _rows_by_task(dataset: Path) -> Counter[str]:
 
 
 def _results(facts: CardFacts) -> str:
-    rows = [(name.replace("_", " "), f"{value:.4g}") for name, value in facts.metrics.items()]
-    rows += [(name.replace("_", " "), f"{count:,}") for name, count in facts.counts.items()]
+    measured = [
+        (name, *("" if value is None else f"{value:.4g}" for value in values))
+        for name, values in before_and_after(facts.metrics).items()
+    ]
+    counts = [
+        (name.removeprefix("num_").replace("_", " "), f"{count:,}")
+        for name, count in facts.counts.items()
+    ]
     return f"""## Training
 
-Losses are mean negative log-likelihoods per learned token (nats). How the model compares with its
-base model on questions that it never saw, its evaluation says: an artifact of the kind `evaluation`
-whose input it is.
+{_MEASURES[facts.config.stages[0]]} How the model compares with its base model on questions that it
+never saw, its evaluation says: an artifact of the kind `evaluation` whose input it is.
 
-{_table(("", ""), rows)}"""
+{_table(("Measured", "Before", "After"), measured)}
+
+{_table(("", ""), counts)}"""
+
+
+def before_and_after(
+    metrics: Mapping[str, float],
+) -> dict[str, tuple[float | None, float | None]]:
+    """What a model's manifest says was measured: before training, and of what is exported.
+
+    `initial_validation_loss` and `final_validation_loss` are `validation loss`; of the training
+    loss there is the last step's only.
+    """
+    initial, final = "initial_", "final_"
+    names = dict.fromkeys(name.removeprefix(initial).removeprefix(final) for name in metrics)
+    return {
+        name.replace("_", " "): (metrics.get(initial + name), metrics.get(final + name))
+        for name in names
+    }
 
 
 def _use(target: Path, facts: CardFacts) -> str:
@@ -179,7 +220,7 @@ def _use(target: Path, facts: CardFacts) -> str:
 def _prompts() -> str:
     shown = render_prompt("a question", [_ShownPassage("a title", "the text of a passage")])
     messages = "\n\n".join(f"{message['role']}:\n{message['content']}" for message in shown)
-    others = ", ".join(sorted(task for task in SYSTEM_PROMPTS if task != "answer"))
+    others = ", ".join(f"`{task}`" for task in sorted(SYSTEM_PROMPTS) if task != "answer")
     return f"""## Prompts
 
 Two messages through the tokenizer's chat template (format version {FORMAT_VERSION}), written as
@@ -189,19 +230,19 @@ Two messages through the tokenizer's chat template (format version {FORMAT_VERSI
 {messages}
 ```
 
-Decode greedily; the answer ends with the end of the turn. Rows of other tasks ({others}) differ in
-the system message."""
+Decode greedily; the answer ends with the end of the turn. Rows of other tasks differ in the system
+message ({others})."""
 
 
 def _limits(facts: CardFacts) -> str:
     licence = licence_of(facts.base.path)
-    base = f"{licence} for the base model" if licence else "see the base model's own card"
+    base = licence or "see its own card"
     return f"""## Licence and limits
 
-The licences of the base model ({base}) and of the corpus apply to this model. It was trained on
-passages of one corpus. Check quotes against their passages: Raftline's `answer` flow does so and
-marks every quote that is not verbatim. A verbatim quote proves that words are in a passage, not
-that the conclusion from them is right."""
+The licences of the base model ({base}) and of the corpus apply to this model. It was
+trained on passages of one corpus. Check quotes against their passages: Raftline's `answer` flow
+does so and marks every quote that is not verbatim. A verbatim quote proves that words are in a
+passage, not that the conclusion from them is right."""
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:

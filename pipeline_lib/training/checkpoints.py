@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ def upload_checkpoint(
     keep_last: int = 2,
     node: int = 0,
     num_nodes: int = 1,
+    is_gone: Callable[[int], bool] = lambda _node: False,
 ) -> None:
     """Store a finished checkpoint, then forget all but the newest `keep_last` and the best.
 
@@ -55,13 +56,19 @@ def upload_checkpoint(
         keep_last: complete checkpoints to keep, besides the newest best one.
         node: number of this machine.
         num_nodes: machines that have a part of it; the others call `upload_part`.
+        is_gone: whether one of them will store nothing any more. If its part is missing then, the
+            checkpoint stays incomplete: that is for the training to fail of, not for its storing.
 
     Raises:
-        ArtifactCorruptError: another node's part did not come within an hour.
+        ArtifactCorruptError: another node's part did not come for minutes.
     """
     upload_part(partial, folder, step, node=node)
     for each in range(num_nodes):
-        _wait_for_part(partial, step, each)
+        if not _comes(partial, step, each, is_gone):
+            logger.warning(
+                "The checkpoint of step %d stays incomplete: node %d is gone", step, each
+            )
+            return
     if is_best:
         partial.put(_root(step) + _BEST_MARK, b"")
     done = {"format": FORMAT, "num_parts": num_nodes}
@@ -142,9 +149,15 @@ def _read(partial: PartialWork, key: str) -> dict[str, Any]:
     return read
 
 
-def _wait_for_part(partial: PartialWork, step: int, node: int) -> None:
+def _comes(partial: PartialWork, step: int, node: int, is_gone: Callable[[int], bool]) -> bool:
+    """Wait for a node's part; `False`: it will not come."""
     deadline = time.monotonic() + _LONGEST_WAIT_SECONDS
-    while partial.get(_root(step) + _part_file(node)) is None:
+    while True:
+        is_last_look = is_gone(node)
+        if partial.get(_root(step) + _part_file(node)) is not None:
+            return True
+        if is_last_look:
+            return False
         if time.monotonic() > deadline:
             raise ArtifactCorruptError(
                 f"Node {node} did not store its part of the checkpoint of step {step} within "

@@ -1,8 +1,8 @@
 """Why a training failed: from what its ranks left behind to one sentence and what to do about it.
 
 A rank that fails takes the others along, and those then fail too, with a lost connection. So causes
-are weighed: a rank ended by a signal, which can write nothing down, comes before exceptions, and of
-exceptions the earliest counts, from whichever machine.
+are weighed: a rank ended by a signal, which can write nothing down, or a machine that is gone,
+comes before exceptions, and of exceptions the earliest counts, from whichever machine.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import logging
 import shutil
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -64,6 +64,33 @@ class RankEnding(BaseModel):
     pid: int
     exit_code: int
     """Negative: the signal that ended it."""
+
+
+class NodeReport(BaseModel):
+    """What another machine says of its failure."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    node: int
+    message: str
+    """What it makes of it itself."""
+    hint: str | None = None
+    is_preempted: bool = False
+    errors: tuple[RankError, ...] = ()
+    endings: tuple[RankEnding, ...] = ()
+
+    @classmethod
+    def of(cls, node: int, error: BaseException, run_folder: Path | None = None) -> NodeReport:
+        """What a machine has to say that fails of `error`, of its ranks if they have run."""
+        own = error if isinstance(error, RaftlineError) else None
+        return cls(
+            node=node,
+            message=own.message if own else f"{type(error).__name__}: {error}",
+            hint=own.hint if own else None,
+            is_preempted=isinstance(error, PreemptedError),
+            errors=tuple(recorded_errors(run_folder)) if run_folder else (),
+            endings=tuple(recorded_endings(run_folder)) if run_folder else (),
+        )
 
 
 def record_error(run_folder: Path, rank: int, error: Exception) -> None:
@@ -119,33 +146,40 @@ class Ending:
 
     run_folder: Path
     returncode: int
-    """Of the process that was started here: torchrun, or the only rank."""
+    """Of the process that was started here, torchrun or the only rank; 0 where we ended it."""
     oom_kills_before: int | None = None
     """`oom_kills()` when it was started."""
-    elsewhere: Sequence[RankError] = field(default_factory=tuple)
-    """What ranks on other machines wrote down."""
+    elsewhere: Sequence[NodeReport] = field(default_factory=tuple)
+    """What other machines said."""
+    lost: Sequence[int] = field(default_factory=tuple)
+    """Numbers of machines that are gone without a word."""
 
     def diagnose(self) -> TrainingError:
         """The error to raise, with the end of the log where that says more than we know."""
-        ours = recorded_errors(self.run_folder)
-        records = sorted([*ours, *self.elsewhere], key=lambda record: record.at)
+        records = recorded_errors(self.run_folder)
+        records += [error for report in self.elsewhere for error in report.errors]
+        records.sort(key=lambda record: record.at)
         endings = recorded_endings(self.run_folder)
         told = next((record for record in records if record.is_ours), None)
         if told is not None:
             return _own_error(told)
         codes = [ending.exit_code for ending in endings] or [self.returncode]
-        if PREEMPTED_EXIT in codes:
+        if PREEMPTED_EXIT in codes or any(report.is_preempted for report in self.elsewhere):
             return PreemptedError("The training was told to end (SIGTERM)", hint=_RESUMES)
-        killed = self._killed(endings, is_told=bool(records))
+        killed = self._killed(endings, is_told=bool(records or self.lost))
         if killed is not None:
             return killed
+        if self.lost:
+            return self._gone()
         if records:
             return self._failed(records[0])
+        if self.elsewhere:
+            return _as_told(self.elsewhere[0])
         if self.returncode > 0:
             return self._error(f"The training processes ended with exit code {self.returncode}")
         return self._error(f"The training processes ended with {_signal_name(-self.returncode)}")
 
-    def _killed(self, endings: list[RankEnding], *, is_told: bool) -> TrainingError | None:
+    def _killed(self, endings: Sequence[RankEnding], *, is_told: bool) -> TrainingError | None:
         """A rank that a signal ended, which took the others along.
 
         Not SIGTERM, with which torchrun ends the others; nor, where there is an exception to tell
@@ -154,12 +188,14 @@ class Ending:
         consequences = {signal.SIGTERM, signal.SIGABRT} if is_told else {signal.SIGTERM}
         signals = [
             (f"Rank {ending.rank} (process {ending.pid})", -ending.exit_code)
-            for ending in endings
-            if ending.exit_code < 0 and -ending.exit_code not in consequences
+            for ending in _signalled(endings, consequences)
         ]
         if not endings and self.returncode < 0:
             signals = [("The training process", -self.returncode)]
         if not signals:
+            for report in self.elsewhere:
+                if _signalled(report.endings, consequences):
+                    return _as_told(report)
             return None
         who, number = signals[0]
         message = f"{who} was ended by {_signal_name(number)}"
@@ -174,6 +210,12 @@ class Ending:
             message,
             "Most often that is a lack of memory, which then is in the machine's own log "
             f"(dmesg), or a limit of its container. {_RESUMES}",
+        )
+
+    def _gone(self) -> TrainingError:
+        return self._error(
+            f"No sign of life comes from node {', '.join(map(str, self.lost))} any more",
+            f"See whether that machine runs, and `raftline join` on it. {_RESUMES}",
         )
 
     def _failed(self, record: RankError) -> TrainingError:
@@ -216,6 +258,22 @@ def _own_error(record: RankError) -> TrainingError:
     is_of_training = isinstance(kind, type) and issubclass(kind, TrainingError)
     error_type = kind if is_of_training else TrainingError
     return error_type(record.message, hint=record.hint)
+
+
+def _as_told(report: NodeReport) -> TrainingError:
+    """The failure of another machine, in its own words."""
+    return TrainingError(f"Node {report.node}: {report.message}", hint=report.hint)
+
+
+def _signalled(
+    endings: Iterable[RankEnding], consequences: Container[signal.Signals]
+) -> list[RankEnding]:
+    """The ranks that signals ended, other than those that follow from another rank's end."""
+    return [
+        ending
+        for ending in endings
+        if ending.exit_code < 0 and -ending.exit_code not in consequences
+    ]
 
 
 def _signal_name(number: int) -> str:

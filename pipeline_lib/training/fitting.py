@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline_lib.config import BatchConfig
 from pipeline_lib.errors import ConfigError, InputError
+from pipeline_lib.raft.derived.preferences import PreferencePair
 from pipeline_lib.raft.rows import TASKS, Origin, Passage, RaftRow
 from pipeline_lib.training.examples import Example, encode_row, encode_rows
 
@@ -103,8 +104,8 @@ class RowFitter:
         return encoded[num_left_out] if num_left_out <= len(order) else None
 
 
-def removal_order(row: RaftRow) -> list[Passage]:
-    """A row's distractors in the order in which it can do without them.
+def removal_order(row: RaftRow | PreferencePair) -> list[Passage]:
+    """A row's or pair's distractors in the order in which it can do without them.
 
     Random and made-up ones go first, then retrieved ones from the worst rank. Oracles stay, and so
     does one passage in any case: without documents it would be another task.

@@ -23,6 +23,7 @@ from typing import IO
 
 from pipeline_lib.config import LaunchConfig
 from pipeline_lib.errors import ConfigError, TrainingError
+from pipeline_lib.training.presence import OtherNodes
 from pipeline_lib.training.processes import ProcessGroup
 
 logger = logging.getLogger(__name__)
@@ -104,27 +105,40 @@ def meeting_point(launch: LaunchConfig, hosts: Sequence[Host]) -> str:
 
 
 class RemoteNodes:
-    """The commands on the other hosts, while they run."""
+    """The commands on the other hosts, while they run; by the number of the node."""
 
-    def __init__(self, running: Mapping[str, tuple[subprocess.Popen[bytes], IO[bytes]]]) -> None:
+    def __init__(self, running: Mapping[int, RemoteCommand]) -> None:
         self._running = running
 
-    def check(self) -> None:
-        """Whether all of them still run, or have ended well.
+    def check(self, others: OtherNodes) -> None:
+        """See whether all of them still run or have ended well; `others` hears of the rest.
 
         Raises:
-            TrainingError: one failed; ends with what it printed.
+            TrainingError: one failed before it had joined; ends with what it printed.
         """
-        for host, (process, output) in self._running.items():
-            if process.poll():
-                output.seek(0)
-                said = output.read()[-_TAIL_BYTES:].decode(errors="replace").strip()
-                raise TrainingError(
-                    f"Host {host} could not take part: its command ended with exit code "
-                    f"{process.returncode}.\n{said}",
-                    hint=f"Try: ssh {host} true; the same virtual environment and folder must be "
-                    "there, and settings that lead to the object store.",
-                )
+        for node, command in self._running.items():
+            if command.process.poll() and not others.has_ended(node):
+                raise command.failure()
+
+
+@dataclass(frozen=True)
+class RemoteCommand:
+    """What runs on one host."""
+
+    host: str
+    process: subprocess.Popen[bytes]
+    output: IO[bytes]
+
+    def failure(self) -> TrainingError:
+        """It has ended with an exit code that is not 0."""
+        self.output.seek(0)
+        said = self.output.read()[-_TAIL_BYTES:].decode(errors="replace").strip()
+        return TrainingError(
+            f"Host {self.host} could not take part: its command ended with exit code "
+            f"{self.process.returncode}.\n{said}",
+            hint=f"Try: ssh {self.host} true; the same virtual environment and folder must be "
+            "there, and settings that lead to the object store.",
+        )
 
 
 @contextmanager
@@ -150,7 +164,7 @@ def joined_hosts(
                 start_new_session=True,
             )
             stack.callback(_end, process)
-            running[host.name] = process, output
+            running[rank] = RemoteCommand(host.name, process, output)
             logger.info("Host %s is told to join as node %d", host.name, rank)
         yield RemoteNodes(running)
 

@@ -21,11 +21,12 @@ from pipeline_lib.config import FinetuneConfig
 from pipeline_lib.errors import ConfigError, ModelNotFoundError, TrainingError
 from pipeline_lib.models import resolve_model
 from pipeline_lib.stage import StageResult, Workspace
-from pipeline_lib.training.diagnosis import recorded_errors
+from pipeline_lib.training.diagnosis import NodeReport
 from pipeline_lib.training.launcher import run_node
 from pipeline_lib.training.nodes import Node
 from pipeline_lib.training.plan import CHECKPOINTS_FOLDER, TrainingPlan
 from pipeline_lib.training.planning import Start, resolve_hardware
+from pipeline_lib.training.presence import Presence
 from pipeline_lib.training.sharing import Beat, JoinedTraining, SharedPlan, current_beat
 from pipeline_lib.training.stage import finetune, trained_refs
 from pipeline_lib.training.uploading import CheckpointUploader
@@ -96,11 +97,13 @@ def join_training(ws: Workspace, ref: ArtifactRef, node: Node, patience_seconds:
         logger.info("%s is made already: there is nothing to take part in", ref)
         return
     joined = JoinedTraining(partial, beat.run_id)
-    shared = joined.shared_plan()
     ws.settings.scratch.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="training-", dir=ws.settings.scratch) as folder:
+    with (
+        Presence(partial, beat.run_id, node.rank) as presence,
+        tempfile.TemporaryDirectory(prefix="training-", dir=ws.settings.scratch) as folder,
+    ):
         run_folder = Path(folder)
-        plan = _plan(ws, joined, shared, run_folder)
+        plan = _plan(ws, joined, joined.shared_plan(), run_folder)
         _check_place(plan, node)
         logger.info("Taking part in %s as node %d", ref, node.rank)
         own = Node(rank=node.rank, run_id=beat.run_id, local_address=node.local_address)
@@ -112,13 +115,12 @@ def join_training(ws: Workspace, ref: ArtifactRef, node: Node, patience_seconds:
             num_nodes=plan.config.launch.num_nodes,
             is_owner=False,
         )
-        try:
-            with uploader:
+        with uploader:
+            try:
                 run_node(plan, own, uploader.on_event, _watch_node_0(partial, plan, beat))
-        except TrainingError:
-            for error in recorded_errors(run_folder):
-                joined.report(error)
-            raise
+            except TrainingError as error:
+                presence.tell(NodeReport.of(node.rank, error, run_folder))
+                raise
 
 
 def _begun(

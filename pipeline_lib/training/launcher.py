@@ -16,13 +16,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 from pipeline_lib.errors import HungTrainingError, PreemptedError, TrainingError
-from pipeline_lib.training.diagnosis import Ending, RankError, oom_kills
+from pipeline_lib.training.diagnosis import Ending, oom_kills
 from pipeline_lib.training.hostfile import SSH, hosts_of, joined_hosts, meeting_point
 from pipeline_lib.training.nodes import Node, command, environment
 from pipeline_lib.training.plan import LOG_FILE, EventReader, TrainingPlan
+from pipeline_lib.training.presence import NodesLostError, OtherNodes
 from pipeline_lib.training.processes import ProcessGroup
 from pipeline_lib.training.sharing import SharedTraining
 from pipeline_lib.training.watchdog import Watchdog
@@ -32,7 +34,6 @@ logger = logging.getLogger(__name__)
 EventHandler = Callable[[dict[str, Any]], None]
 
 _POLL_SECONDS = 0.25
-_NEWS_SECONDS = 10.0
 _LAST_EVENTS = frozenset({"checkpoint"})
 """What still matters of a training that is being ended."""
 
@@ -71,21 +72,15 @@ def run_training(
             hosts = hosts_of(launch)
             plan = _meeting_at(plan, meeting_point(launch, hosts))
             remote = stack.enter_context(joined_hosts(hosts, str(shared.ref), remote_shell))
-            on_wait = remote.check
+            on_wait = partial(remote.check, shared.others)
         else:
             logger.info(
                 "%d other machines are waited for: run 'raftline join %s' on each",
                 launch.num_nodes - 1,
                 shared.ref,
             )
-        run_id = stack.enter_context(shared.published(plan))
-        run_node(
-            plan,
-            Node(run_id=run_id),
-            on_event,
-            on_wait,
-            errors_elsewhere=lambda: shared.errors_elsewhere(run_id),
-        )
+        stack.enter_context(shared.published(plan))
+        run_node(plan, Node(run_id=shared.run_id), on_event, on_wait, shared.others)
 
 
 def _nothing() -> None:
@@ -103,7 +98,7 @@ def run_node(
     node: Node,
     on_event: EventHandler,
     on_wait: Callable[[], None] = _nothing,
-    errors_elsewhere: Callable[[], list[RankError]] | None = None,
+    others: OtherNodes | None = None,
 ) -> None:
     """Run the ranks of one machine and wait for their end; none of them outlives the call.
 
@@ -113,7 +108,7 @@ def run_node(
         on_event: called with what the ranks of this machine tell: rank 0 everything, the first
             rank of another machine its checkpoints.
         on_wait: called several times a second. What it raises ends the ranks.
-        errors_elsewhere: what ranks on other machines are known to have died of.
+        others: the other machines, which node 0 looks after.
 
     Raises:
         TrainingError: see `run_training`.
@@ -133,23 +128,30 @@ def run_node(
         )
         group = ProcessGroup(process)
         grace_seconds = plan.config.launch.grace_seconds
+        is_lost = False
         try:
-            _wait(process, group, plan, lambda: _handle(reader, on_event, on_wait))
+            _wait(process, group, plan, lambda: _handle(reader, on_event, on_wait), others)
         except HungTrainingError:
             grace_seconds = 0  # ranks that hang save nothing
             raise
+        except NodesLostError:
+            grace_seconds, is_lost = 0, True  # nor do those that wait for a dead one
         finally:
             group.end(grace_seconds, lambda: _handle_last(reader, on_event))
-            if process.returncode != 0:
+            if is_lost or process.returncode != 0:
                 _handle_last(reader, on_event)
     _handle(reader, on_event, _nothing)
-    if process.returncode != 0:
-        raise Ending(
-            run_folder=plan.run_folder,
-            returncode=process.returncode,
-            oom_kills_before=kills,
-            elsewhere=_news(errors_elsewhere) if errors_elsewhere else (),
-        ).diagnose()
+    if process.returncode == 0 and not is_lost:
+        return
+    if others is not None and not is_lost:
+        others.settle()
+    raise Ending(
+        run_folder=plan.run_folder,
+        returncode=0 if is_lost else process.returncode,
+        oom_kills_before=kills,
+        elsewhere=others.reports if others else (),
+        lost=others.lost if others else (),
+    ).diagnose()
 
 
 def _wait(
@@ -157,11 +159,13 @@ def _wait(
     group: ProcessGroup,
     plan: TrainingPlan,
     on_wait: Callable[[], None],
+    others: OtherNodes | None,
 ) -> None:
     """Until the process has ended by itself.
 
     Raises:
         TrainingError: it took too long, or nothing moves any more.
+        NodesLostError: it waits for another machine in vain.
     """
     limit = plan.config.launch.timeout_seconds
     deadline = time.monotonic() + limit
@@ -170,6 +174,8 @@ def _wait(
         group.look()
         on_wait()
         watchdog.check()
+        if others is not None:
+            others.check()
         if time.monotonic() > deadline:
             raise TrainingError(
                 f"Training took longer than {limit} s and was ended",
@@ -192,14 +198,6 @@ def _handle_last(reader: EventReader, on_event: EventHandler) -> None:
                 on_event(event)
             except Exception:
                 logger.exception("The last checkpoint could not be stored")
-
-
-def _news(errors_elsewhere: Callable[[], list[RankError]]) -> list[RankError]:
-    """What other machines say, which may take a moment to arrive."""
-    deadline = time.monotonic() + _NEWS_SECONDS
-    while not (found := errors_elsewhere()) and time.monotonic() < deadline:
-        time.sleep(1)
-    return found
 
 
 @contextmanager

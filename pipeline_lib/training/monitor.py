@@ -71,6 +71,7 @@ class TrainingMonitor:
         self._uploaded = clock()
         self._events_path = plan.run_folder / TENSORBOARD_FOLDER / _EVENTS_NAME
         self._scalars = ScalarWriter(self._events_path)
+        self._last_step: Mapping[str, Any] = {}
         self._validation: dict[str, float] = {}
         self._reward: float | None = None
         self.facts: dict[str, Any] = {}
@@ -82,6 +83,11 @@ class TrainingMonitor:
         for entry in _log_of(plan.resume_from):
             self._enter(entry)
         self._step = max((entry["step"] for entry in self.log), default=0)
+
+    def expect_ranks(self) -> None:
+        """Show that the ranks were told to start: until the first event they load the model."""
+        ranks = self._plan.batch.num_ranks
+        self._progress.start("Loading the model", ranks, "ranks" if ranks > 1 else "rank")
 
     def on_event(self, event: Mapping[str, Any]) -> None:
         """Take one event.
@@ -106,6 +112,24 @@ class TrainingMonitor:
             self._reward = values["total"]
         if self._clock() - self._uploaded > _UPLOAD_SECONDS:
             self.upload()
+
+    def finish(self) -> None:
+        """Take note of a training that has ended well, and say what was not to be expected."""
+        self._progress.finish()
+        if self.num_steps < self.facts["num_steps"]:
+            logger.info(
+                "Ended at step %d of %d: validation has not improved any more (patience %s)",
+                self.num_steps,
+                self.facts["num_steps"],
+                self._plan.schedule.patience,
+            )
+        if self.best_step not in (None, self.num_steps):
+            logger.info("Step %d had the best validation: its weights are kept", self.best_step)
+
+    @property
+    def num_steps(self) -> int:
+        """Steps made so far."""
+        return self._step
 
     def upload(self) -> None:
         """Store log and TensorBoard files beside the checkpoints.
@@ -156,15 +180,20 @@ class TrainingMonitor:
     def _on_start(self, facts: dict[str, Any]) -> None:
         self.facts = facts
         logger.info(
-            "Training on %s rows (%s learned tokens of %s) for %s steps of %s; %s of %s parameters "
-            "learn",
+            "Training on %s rows (%s learned tokens of %s) for %s steps; %s of %s parameters learn",
             *(f"{facts[name]:,}" for name in ("num_rows", "num_loss_tokens_per_epoch")),
             *(f"{facts[name]:,}" for name in ("num_tokens_per_epoch", "num_steps")),
-            self._plan.batch,
             *(f"{facts[name]:,}" for name in ("num_trainable_parameters", "num_parameters")),
         )
-        what = f"Training from step {self._step}" if self._step else "Training"
-        self._progress.start(what, facts["num_steps"] - self._step, "steps")
+        self._progress.advance(self._plan.batch.num_ranks)
+        if self._step:
+            self._start_steps(f" from step {self._step}")
+        else:  # a phase of its own, or its time would count as that of a step
+            self._progress.start("Validating before training", 1, "validation")
+
+    def _start_steps(self, whence: str = "") -> None:
+        num_steps = self.facts["num_steps"] - self._step
+        self._progress.start(f"Training ({self._plan.objective}){whence}", num_steps, "steps")
 
     def _on_validation(self, measured: dict[str, Any]) -> None:
         step = measured.pop("step")
@@ -174,6 +203,10 @@ class TrainingMonitor:
         )
         listed = ", ".join(f"{name.replace('_', ' ')} {v:.4g}" for name, v in measured.items())
         logger.info("Validation at step %d: %s", step, listed)
+        if step == 0:
+            self._progress.advance()
+            self._start_steps()
+        self._progress.note(self._note())
 
     def _on_step(self, event: dict[str, Any]) -> None:
         tasks = {f"loss_{task}": value for task, value in event.pop("task_losses").items()}
@@ -182,22 +215,33 @@ class TrainingMonitor:
         self._enter(said | tasks | metrics)
         self._progress.advance(event["step"] - self._step)
         self._step = event["step"]
-        self._progress.note(self._note(event))
+        self._last_step = event
+        self._progress.note(self._note())
 
-    def _note(self, event: Mapping[str, Any]) -> str:
-        parts = [f"loss {event['loss']:.3f}" if event["loss"] is not None else "loss is not finite"]
-        if "loss" in self._validation:
-            parts.append(f"validation {self._validation['loss']:.3f}")
+    def _note(self) -> str:
+        """The latest step, and the latest validation."""
+        from pipeline_lib.training.estimate.report import in_gb
+
+        step, validation = self._last_step, self._validation
+        parts = []
+        if "loss" in step:
+            is_finite = step["loss"] is not None
+            parts.append(f"loss {step['loss']:.3f}" if is_finite else "loss is not finite")
+        if "loss" in validation:
+            parts.append(f"validation {validation['loss']:.3f}")
+        best_by = getattr(self._plan.schedule, "best_by", "loss")
+        if best_by != "loss" and best_by in validation:
+            parts.append(f"{best_by.replace('_', ' ')} {validation[best_by]:.3f}")
         if self._reward is not None:
             parts.append(f"reward {self._reward:.3f}")
-        if event["grad_norm"] is not None:
-            parts.append(f"gradient norm {event['grad_norm']:.3g}")
-        if event["tokens_per_second"] is not None:
-            parts.append(f"{event['tokens_per_second']:,.0f} tokens/s")
-        if event["mfu"] is not None:
-            parts.append(f"{event['mfu']:.0%} MFU")
-        if event["memory_bytes"] is not None:
-            parts.append(f"{event['memory_bytes'] / 2**30:.1f} GiB per rank")
+        if step.get("grad_norm") is not None:
+            parts.append(f"gradient norm {step['grad_norm']:.3g}")
+        if step.get("tokens_per_second") is not None:
+            parts.append(f"{step['tokens_per_second']:,.0f} tokens/s")
+        if step.get("mfu") is not None:
+            parts.append(f"{step['mfu']:.0%} MFU")
+        if step.get("memory_bytes") is not None:
+            parts.append(f"{in_gb(step['memory_bytes'])} per rank")
         return ", ".join(parts)
 
     def _enter(self, entry: Mapping[str, Any]) -> None:

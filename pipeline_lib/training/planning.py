@@ -76,6 +76,9 @@ def make_plan(
     )
     draft.counts.update(prepared.counts)
     draft.dropped.update(prepared.dropped)
+    if prepared.dropped:
+        listed = (f"{why.replace('_', ' ')} {n:,}" for why, n in sorted(prepared.dropped.items()))
+        logger.info("Rows left out: %s", ", ".join(listed))
     draft.details |= {
         "device": device,
         "precision": precision,

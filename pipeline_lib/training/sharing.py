@@ -4,7 +4,7 @@ Below the unfinished artifact's partial work:
 
     training/<run>/plan.json           the plan, its paths relative to folders every machine has
     training/<run>/files/…             files of examples
-    training/<run>/error-<rank>.json   what ranks elsewhere died of
+    training/<run>/nodes/…             of the other machines (see `presence`)
     training/current.json              names the run that is on, and is rewritten every few seconds
 
 `current.json` is written last, so a run is complete or invisible; and since it changes while node 0
@@ -20,7 +20,8 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +32,13 @@ from pipeline_lib.artifacts.object_store import sha256_file
 from pipeline_lib.artifacts.partial import PartialWork
 from pipeline_lib.errors import ArtifactCorruptError, StoreError
 from pipeline_lib.models import ResolvedModel
-from pipeline_lib.training.checkpoints import fetch_checkpoint
-from pipeline_lib.training.diagnosis import RankError
-from pipeline_lib.training.plan import TrainingPlan
+from pipeline_lib.training.checkpoints import fetch_best_checkpoint, fetch_checkpoint
+from pipeline_lib.training.plan import CHECKPOINTS_FOLDER, TrainingPlan
+from pipeline_lib.training.presence import OtherNodes, run_root
 
 logger = logging.getLogger(__name__)
 
-_ROOT = "training/"
-_CURRENT = f"{_ROOT}current.json"
+_CURRENT = "training/current.json"
 _BEAT_SECONDS = 3.0
 _RUN, _BASE, _PREVIOUS = "{run}", "{base}", "{previous}"
 _RUN_ID_LENGTH = 12
@@ -62,6 +62,10 @@ class SharedPlan(BaseModel):
     """Of the checkpoint that is resumed from."""
 
 
+def _new_run_id() -> str:
+    return uuid.uuid4().hex[:_RUN_ID_LENGTH]
+
+
 class Beat(BaseModel):
     """The run that is on, and a number that grows while it is."""
 
@@ -73,7 +77,7 @@ class Beat(BaseModel):
 
 @dataclass(frozen=True, kw_only=True)
 class SharedTraining:
-    """Where node 0 puts what the others need, and what that refers to."""
+    """Where node 0 puts what the others of one run need, and what that refers to."""
 
     ref: ArtifactRef
     """The model being made: what the others join."""
@@ -82,12 +86,17 @@ class SharedTraining:
     previous: ArtifactRef | None = None
     previous_folder: Path | None = None
     """The local copy of `previous`."""
+    run_id: str = field(default_factory=_new_run_id)
+
+    @cached_property
+    def others(self) -> OtherNodes:
+        """The machines that have joined."""
+        return OtherNodes(self.partial, self.run_id)
 
     @contextmanager
-    def published(self, plan: TrainingPlan) -> Iterator[str]:
-        """Let others join for as long as the block runs; gives the run's id."""
-        run_id = uuid.uuid4().hex[:_RUN_ID_LENGTH]
-        root = f"{_ROOT}{run_id}/"
+    def published(self, plan: TrainingPlan) -> Iterator[None]:
+        """Let others join for as long as the block runs."""
+        root = run_root(self.run_id)
         folders = {_RUN: plan.run_folder, _BASE: self.base.path, _PREVIOUS: self.previous_folder}
         encoded = _mapped(plan.model_dump(mode="json"), _encoder(folders))
         files = {
@@ -105,33 +114,27 @@ class SharedTraining:
             resumed_step=_step_of(plan.resume_from) if plan.resume_from else None,
         )
         self.partial.put(f"{root}plan.json", shared.model_dump_json(indent=1).encode())
-        self._beat(run_id, 1)
+        self._beat(1)
         is_over = threading.Event()
-        beating = threading.Thread(target=self._keep_beating, args=(run_id, is_over), daemon=True)
+        beating = threading.Thread(target=self._keep_beating, args=(is_over,), daemon=True)
         beating.start()
         try:
-            yield run_id
+            yield
         finally:
             is_over.set()
             beating.join()
             self.partial.delete(_CURRENT)
 
-    def errors_elsewhere(self, run_id: str) -> list[RankError]:
-        """What ranks on other machines wrote down."""
-        keys = self.partial.keys(f"{_ROOT}{run_id}/error-")
-        found = [data for key in keys if (data := self.partial.get(key)) is not None]
-        return [RankError.model_validate_json(data) for data in found]
-
-    def _beat(self, run_id: str, number: int) -> None:
-        beat = Beat(run_id=run_id, number=number)
+    def _beat(self, number: int) -> None:
+        beat = Beat(run_id=self.run_id, number=number)
         self.partial.put(_CURRENT, beat.model_dump_json().encode())
 
-    def _keep_beating(self, run_id: str, is_over: threading.Event) -> None:
+    def _keep_beating(self, is_over: threading.Event) -> None:
         number = 1
         while not is_over.wait(_BEAT_SECONDS):
             number += 1
             try:
-                self._beat(run_id, number)
+                self._beat(number)
             except StoreError as error:  # the others are patient for longer than one beat
                 logger.warning("Other machines were not told that this one lives: %s", error)
 
@@ -146,7 +149,7 @@ class JoinedTraining:
 
     def __init__(self, partial: PartialWork, run_id: str) -> None:
         self._partial = partial
-        self._root = f"{_ROOT}{run_id}/"
+        self._root = run_root(run_id)
 
     def shared_plan(self) -> SharedPlan:
         """The plan that node 0 published.
@@ -182,12 +185,9 @@ class JoinedTraining:
             raise ArtifactCorruptError(
                 f"The checkpoint of step {shared.resumed_step} is not whole any more"
             )
+        if plan.resume_from is not None and plan.schedule.select_best:
+            fetch_best_checkpoint(self._partial, run_folder / CHECKPOINTS_FOLDER)
         return plan
-
-    def report(self, error: RankError) -> None:
-        """Tell node 0 what a rank here died of."""
-        key = f"{self._root}error-{error.rank}.json"
-        self._partial.put(key, error.model_dump_json().encode())
 
 
 def current_beat(partial: PartialWork) -> Beat | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from pipeline_lib.artifacts.manifest import ArtifactRef
@@ -18,6 +19,7 @@ from pipeline_lib.training.export import (
 )
 from pipeline_lib.training.launcher import run_training
 from pipeline_lib.training.monitor import TrainingMonitor
+from pipeline_lib.training.objectives import objective_named
 from pipeline_lib.training.plan import CHECKPOINTS_FOLDER, EXPORT_FOLDER
 from pipeline_lib.training.planning import Sources, Start, make_plan
 from pipeline_lib.training.replay import replay_identity
@@ -26,7 +28,7 @@ from pipeline_lib.training.uploading import CheckpointUploader
 
 logger = logging.getLogger(__name__)
 
-FINETUNE_STAGE_VERSION = 2
+FINETUNE_STAGE_VERSION = 3
 
 
 def finetune(
@@ -35,6 +37,7 @@ def finetune(
     config: FinetuneConfig,
     dataset: ArtifactRef,
     previous: ArtifactRef | None = None,
+    on_stage: Callable[[StageResult], None] = lambda _result: None,
 ) -> StageResult:
     """Train a base model on a dataset, through all `config.stages`.
 
@@ -49,17 +52,25 @@ def finetune(
         config: what to do.
         dataset: what to learn.
         previous: the model that `config.continue_from` names.
+        on_stage: told of every stage's model as soon as it is there.
+
+    Returns:
+        The last stage's model.
 
     Raises:
         ModelNotFoundError: the base model cannot be had.
         ConfigError: the machine has fewer GPUs than ranks are asked for, or batches do not divide.
-        InputError: no training row fits into `max_seq_len`.
+        InputError: the dataset lacks what a stage learns from, or no training row fits into
+            `max_seq_len`.
         TrainingError: a rank failed; the message ends with its log.
     """
     base = resolve_model(ws.settings, config.base_model, ws.progress)
-    for own, stage_config in _stages(name, config):
+    stages = _stages(name, config)
+    for place, (own, stage_config) in enumerate(stages):
         start = Start(base=base, previous=previous)
-        result = train_stage(ws, own, stage_config, dataset, start)
+        later = [after for _, after in stages[place + 1 :]]
+        result = train_stage(ws, own, stage_config, dataset, start, later)
+        on_stage(result)
         previous = result.ref
     return result
 
@@ -109,9 +120,17 @@ def _inputs(
 
 
 def train_stage(
-    ws: Workspace, name: str, config: FinetuneConfig, dataset: ArtifactRef, start: Start
+    ws: Workspace,
+    name: str,
+    config: FinetuneConfig,
+    dataset: ArtifactRef,
+    start: Start,
+    later: Iterable[FinetuneConfig] = (),
 ) -> StageResult:
-    """Train towards one objective; see `finetune`."""
+    """Train towards one objective; see `finetune`.
+
+    What the stages of `later` would miss in the dataset is said before this one trains.
+    """
     return run_stage(
         ws,
         kind="model",
@@ -121,7 +140,7 @@ def train_stage(
         config=config,
         inputs=_inputs(dataset, start, config),
         seed=config.seed,
-        build=lambda draft: _build(ws, draft, config, dataset, start),
+        build=lambda draft: _build(ws, draft, config, dataset, start, later),
     )
 
 
@@ -131,6 +150,7 @@ def _build(
     config: FinetuneConfig,
     dataset: ArtifactRef,
     start: Start,
+    later: Iterable[FinetuneConfig],
 ) -> None:
     with tempfile.TemporaryDirectory(prefix="training-", dir=ws.settings.scratch) as folder:
         run_folder = Path(folder)
@@ -140,15 +160,9 @@ def _build(
             dataset_folder=ws.artifacts.directory(dataset),
             previous_folder=ws.artifacts.directory(start.previous) if start.previous else None,
         )
+        for after in later:
+            objective_named(after.stages[0]).check(after, sources.dataset_folder)
         plan = make_plan(ws, draft, config, sources, run_folder)
-        uploader = CheckpointUploader(
-            draft.partial,
-            run_folder / CHECKPOINTS_FOLDER,
-            keep_last=config.checkpoints.keep_last,
-            keep_best_here=plan.schedule.select_best,
-            num_nodes=config.launch.num_nodes,
-        )
-        monitor = TrainingMonitor(ws.progress, draft.partial, plan, uploader.on_event)
         shared = SharedTraining(
             ref=draft.ref,
             partial=draft.partial,
@@ -156,10 +170,20 @@ def _build(
             previous=start.previous,
             previous_folder=sources.previous_folder,
         )
+        uploader = CheckpointUploader(
+            draft.partial,
+            run_folder / CHECKPOINTS_FOLDER,
+            keep_last=config.checkpoints.keep_last,
+            keep_best_here=plan.schedule.select_best,
+            num_nodes=config.launch.num_nodes,
+            is_gone=shared.others.is_gone,
+        )
+        monitor = TrainingMonitor(ws.progress, draft.partial, plan, uploader.on_event)
         with uploader:
+            monitor.expect_ranks()
             run_training(plan, monitor.on_event, shared)
-        ws.progress.finish()
-        with phase(ws.progress, "Merging and saving", 1, "models") as progress:
+        monitor.finish()
+        with phase(ws.progress, "Merging and saving", 1, "model") as progress:
             export_model(
                 run_folder / EXPORT_FOLDER,
                 plan.base_model_path,
@@ -189,7 +213,9 @@ def _build(
 def _record(draft: ArtifactDraft, monitor: TrainingMonitor) -> None:
     facts = monitor.facts
     draft.metrics.update(monitor.metrics())
-    draft.counts["num_steps"] = facts["num_steps"]
+    draft.counts["num_steps"] = monitor.num_steps
+    if monitor.best_step is not None:
+        draft.counts["best_step"] = monitor.best_step
     draft.counts["num_trainable_parameters"] = facts["num_trainable_parameters"]
     draft.counts["num_parameters"] = facts["num_parameters"]
     draft.details["training"] = facts

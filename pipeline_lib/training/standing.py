@@ -7,6 +7,7 @@ untrained model's validation, step 0, is there to compare with; it is never the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +24,7 @@ class Standing:
     """Where the validations of a run stand."""
 
     best_step: int | None
-    """The first with the best value; `None` before any."""
+    """The one with the best value, and of equal ones with the lowest loss; `None` before any."""
     best_value: float | None
     num_without_improvement: int
     """Validations after the best one."""
@@ -34,11 +35,15 @@ class Standing:
 def standing(log: Iterable[Mapping[str, Any]], measure: str) -> Standing:
     """Read the validations of a log (`step` with `eval_<measure>`).
 
+    Shares of a few questions often come out equal, above all while a model cannot do it at all:
+    then the lower loss is the better one.
+
     Raises:
         TrainingError: validations there are, but without that measure.
     """
     sign = -1 if measure.startswith(_LOWER_IS_BETTER) else 1
-    best: tuple[float, int] | None = None
+    best: tuple[float, float] | None = None
+    best_step: int | None = None
     since = 0
     last = None
     for entry in log:
@@ -53,9 +58,10 @@ def standing(log: Iterable[Mapping[str, Any]], measure: str) -> Standing:
         last = entry["step"]
         if last == 0:
             continue
-        if best is None or sign * value > sign * best[0]:
-            best, since = (value, last), 0
+        loss = entry.get(VALIDATION_PREFIX + "loss")
+        worth = (sign * value, -math.inf if loss is None else -loss)
+        if best is None or worth > best:
+            best, best_step, since = worth, last, 0
         else:
             since += 1
-    value, step = best or (None, None)
-    return Standing(step, value, since, last)
+    return Standing(best_step, None if best is None else sign * best[0], since, last)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import shutil
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -44,6 +44,7 @@ class CheckpointUploader:
         keep_best_here: leave the best one in `folder`, for the ranks to go back to.
         num_nodes: of the training.
         is_owner: this process owns the training; other machines' store only their part.
+        is_gone: whether another machine will store nothing any more, by its number.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class CheckpointUploader:
         keep_best_here: bool = False,
         num_nodes: int = 1,
         is_owner: bool = True,
+        is_gone: Callable[[int], bool] = lambda _node: False,
     ) -> None:
         self._partial = partial
         self._folder = folder
@@ -62,6 +64,7 @@ class CheckpointUploader:
         self._keep_best_here = keep_best_here
         self._num_nodes = num_nodes
         self._is_owner = is_owner
+        self._is_gone = is_gone
         self._changed = threading.Condition()
         self._waiting: list[_Finished] = []
         self._is_closing = False
@@ -148,6 +151,7 @@ class CheckpointUploader:
                 keep_last=self._keep_last,
                 node=finished.node,
                 num_nodes=self._num_nodes,
+                is_gone=self._is_gone,
             )
         else:
             upload_part(self._partial, finished.folder, finished.step, node=finished.node)

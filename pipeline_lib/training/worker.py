@@ -66,6 +66,7 @@ def _train(plan: TrainingPlan) -> None:
     _meet(plan)
     set_seed(plan.config.seed)
 
+    from pipeline_lib.training.fused.fusing import fuse
     from pipeline_lib.training.loop import loop_training_arguments
     from pipeline_lib.training.model import load_trainable
     from pipeline_lib.training.objectives import objective_named
@@ -73,6 +74,8 @@ def _train(plan: TrainingPlan) -> None:
     # Before the model: ZeRO-3 partitions while loading, for as long as these arguments live.
     arguments = loop_training_arguments(plan)
     model = load_trainable(plan)
+    if plan.config.engine.fuses_layers:
+        fuse(model)
     tokenizer = AutoTokenizer.from_pretrained(plan.base_model_path)
     trainer: Any = objective_named(plan.objective).make_trainer(plan, model, tokenizer)
     del arguments

@@ -13,13 +13,14 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-RUNTIME, DEV, BUILD, SERVER = (
+RUNTIME, DEV, BUILD, SERVER, OLDEST = (
     "requirements.lock",
     "requirements-dev.lock",
     "requirements-build.lock",
     "docker/requirements-server.lock",
+    "requirements-oldest.lock",
 )
-ALL = [RUNTIME, DEV, BUILD, SERVER]
+ALL = [RUNTIME, DEV, BUILD, SERVER, OLDEST]
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
 
 
@@ -77,6 +78,16 @@ def test_all_locks_agree_on_versions() -> None:
     for path in (RUNTIME, BUILD, SERVER):
         both = pins(path).keys() & pins(DEV).keys()
         assert {name: pins(path)[name] for name in both} == {name: pins(DEV)[name] for name in both}
+
+
+def test_the_oldest_transformers_is_the_lower_bound_of_pyproject() -> None:
+    """Then `make test-oldest` holds what the range promises."""
+    [promised] = [
+        d for d in map(Requirement, PROJECT["project"]["dependencies"]) if d.name == "transformers"
+    ]
+    [lowest] = [each.version for each in promised.specifier if each.operator == ">="]
+    assert pins(OLDEST)["transformers"].release[:2] == Version(lowest).release
+    assert unmet(PROJECT["dependency-groups"]["oldest"], pins(OLDEST)) == []
 
 
 def test_the_makefile_installs_the_torch_that_pyproject_asks_for() -> None:

@@ -197,6 +197,7 @@ def make_content() -> Callable[..., ReportContent]:
             "summary": summarize(records, arms, QUICK),
             "records": records,
             "models": {arm: f"model of {arm}" for arm in arms},
+            "objective": "sft",
             "training_log": [
                 {"step": 1, "loss": 2.0},
                 {"step": 2, "loss": 1.5},

@@ -172,6 +172,17 @@ def test_quotes_are_marked_in_passages_and_the_oracle_is_named(html):
     assert page.text.count("oracle passage not retrieved") == 1
 
 
+@pytest.mark.parametrize(
+    ("objective", "meaning"),
+    [("sft", "Loss on answer tokens, in nats per token"), ("grpo", "1 minus the mean reward")],
+)
+def test_the_curve_of_losses_says_of_what_they_are(
+    records, make_content, objective: str, meaning: str
+):
+    page = outline(render_report(make_content(records, objective=objective)))
+    assert meaning in page.text
+
+
 def test_a_model_without_log_and_a_dataset_without_funnel_still_have_a_report(
     records, make_content
 ):

@@ -88,6 +88,7 @@ class FakeStages:
         def run(
             ws: Workspace, name: str, config: Any, *inputs: Any, **named_inputs: Any
         ) -> StageResult:
+            on_stage = named_inputs.pop("on_stage", None)
             given = {f"input{n}": ref for n, ref in enumerate(inputs)} | named_inputs
             if stage == "evaluate" and (baseline := given.pop("baseline")) is not None:
                 given["champion"] = baseline
@@ -96,7 +97,7 @@ class FakeStages:
                 raise self.failures[stage].pop(0)
             with phase(ws.progress, f"Doing {stage}", 2, "things") as progress:
                 progress.advance(2)
-            return run_stage(
+            result = run_stage(
                 ws,
                 kind=kind,
                 name=name,
@@ -106,6 +107,9 @@ class FakeStages:
                 inputs=given,
                 build=fill,
             )
+            if on_stage is not None:
+                on_stage(result)
+            return result
 
         return run
 
@@ -113,6 +117,13 @@ class FakeStages:
         """Any content."""
         (draft.directory / "data").write_text("content")
         draft.counts["num_things"] = 2
+
+    def fill_model(self, draft: ArtifactDraft) -> None:
+        """A card and what was measured."""
+        self.fill(draft)
+        (draft.directory / "README.md").write_text("---\nlicense: mit\n---\n\n# A model\n")
+        draft.metrics["initial_validation_loss"] = 1.5
+        draft.metrics["final_validation_loss"] = 0.25
 
     def fill_dataset(self, draft: ArtifactDraft) -> None:
         """Rows, a funnel, samples of rejects, a ledger, a card."""
@@ -170,7 +181,7 @@ def fake_stages(monkeypatch: pytest.MonkeyPatch) -> FakeStages:
         ("corpus.stage.ingest", "corpus", "ingest", fakes.fill),
         ("retrieval.stage.build_index", "index", "index", fakes.fill),
         ("raft.stage.synthesize", "dataset", "synthesize", fakes.fill_dataset),
-        ("training.stage.finetune", "model", "finetune", fakes.fill),
+        ("training.stage.finetune", "model", "finetune", fakes.fill_model),
         ("evaluation.stage.evaluate", "evaluation", "evaluate", fakes.fill_evaluation),
     ):
         monkeypatch.setattr(f"pipeline_lib.{path}", fakes.make(kind, stage, fill))  # type: ignore[arg-type]

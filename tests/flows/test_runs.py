@@ -11,13 +11,14 @@ from prefect.exceptions import ParameterTypeError, SignatureMismatchError
 from prefect.states import State
 
 from flows.evaluate import evaluate
+from flows.finetune import finetune
 from flows.index import index
 from flows.ingest import ingest
 from flows.pipeline import pipeline
 from flows.runtime import SKIPPED, use_progress
 from flows.summary import PipelineSummary
 from pipeline_lib.artifacts.manifest import ArtifactRef
-from pipeline_lib.config import PipelineConfig, PromoteConfig
+from pipeline_lib.config import FinetuneConfig, PipelineConfig, PromoteConfig
 from pipeline_lib.errors import (
     ArtifactNotFoundError,
     ConfigError,
@@ -91,6 +92,9 @@ def test_a_pipeline_run_leaves_everything_in_the_ui_and_the_next_one_reuses_it_a
     assert metrics[0]["Fine-tuned"] == "0.450 [0.400, 0.500]"
     assert metrics[0]["Difference"] == "+0.150 [+0.100, +0.200]"
     assert shown["docs-corpus"]["type"] == "table"
+    [measured] = json.loads(shown["docs-training"]["data"])
+    assert measured == {"Measured": "validation loss", "Before": "1.5", "After": "0.25"}
+    assert shown["docs-model-card"]["data"] == "# A model"
     assert shown["docs-summary"]["type"] == "markdown"
     assert "| built |" in shown["docs-summary"]["data"]
     assert shown["progress"]["data"] == 100
@@ -180,6 +184,21 @@ def test_an_evaluation_compares_with_the_champion_unless_told_otherwise(
     assert fake_stages.calls[-1][1]["champion"] == latest
     evaluate(name="docs", model="champion")  # never with itself, but as the last time
     assert fake_stages.calls[-1][1]["champion"] == latest
+
+
+def test_a_training_continues_from_the_champion_if_there_is_one_and_from_nothing_misspelt(
+    fake_stages: Any, workspace: Workspace
+) -> None:
+    _publish(workspace, "dataset")
+    going_on = FinetuneConfig(continue_from="champion")
+    finetune(name="docs", config=going_on)
+    assert fake_stages.calls[-1][1]["input1"] is None
+    champion = _publish(workspace, "model", seed=1)
+    workspace.artifacts.set_alias("champion", champion)
+    finetune(name="docs", config=going_on)
+    assert fake_stages.calls[-1][1]["input1"] == champion
+    with pytest.raises(ArtifactNotFoundError, match="no model 'docs' with the alias 'champoin'"):
+        finetune(name="docs", config=FinetuneConfig(continue_from="champoin"))
 
 
 def test_a_transient_error_is_tried_again_and_bad_input_is_not(

@@ -12,6 +12,7 @@ from flows.summary import (
     promotion_message,
     stage_message,
     stages_markdown,
+    training_message,
 )
 from pipeline_lib.answering import Answer, AnsweredQuote
 from pipeline_lib.artifacts.manifest import ArtifactRef
@@ -37,6 +38,14 @@ def stage_result(**changes: Any) -> StageResult:
 def test_a_stage_says_whether_it_was_built_or_reused() -> None:
     assert stage_message(stage_result()) == (f"Built {REF} in 3.1 s: documents 79, chunks 1,012")
     assert stage_message(stage_result(reused=True, counts={})) == f"Reused {REF}"
+
+
+def test_a_training_says_what_became_of_its_validation_loss() -> None:
+    measured = {"initial_validation_loss": 1.1001, "final_validation_loss": 0.5857}
+    assert training_message(stage_result(metrics=measured, counts={})) == (
+        f"Built {REF} in 3.1 s; validation loss 1.1 before, 0.586 after"
+    )
+    assert training_message(stage_result(counts={})) == f"Built {REF} in 3.1 s"
 
 
 def test_the_table_of_stages_is_markdown_with_short_references() -> None:

@@ -6,7 +6,14 @@ from pipeline_lib.artifacts.manifest import ArtifactRef
 from pipeline_lib.evaluation.records import Comparison, EvaluationSummary
 from pipeline_lib.evaluation.statistics import Estimate
 from pipeline_lib.stage import StageResult
-from tasks.presentation import counts_table, funnel_table, metrics_table, show
+from tasks.presentation import (
+    counts_table,
+    funnel_table,
+    metrics_table,
+    show,
+    training_table,
+    unwrapped,
+)
 
 
 def test_counts_come_before_drops_in_words() -> None:
@@ -36,6 +43,28 @@ def test_a_funnel_step_shows_what_it_kept_and_why_it_dropped() -> None:
         _step("generated", 120, 0, "100%", ""),
         _step("round trip", 60, 40, "60%", "not retrieved 35, empty 5"),
         _step("quotes", 0, 0, "", ""),
+    ]
+
+
+def test_paragraphs_become_lines_and_all_else_stays() -> None:
+    kept = "# Title\n\n| a |\n|---|\n| b |\n\n- one\n- two\n\n```text\nx\ny\n```"
+    assert unwrapped(f"{kept}\n\nA paragraph\nin two lines.\n\nAnother.") == (
+        f"{kept}\n\nA paragraph in two lines.\n\nAnother."
+    )
+
+
+def test_a_training_shows_each_measure_before_and_after() -> None:
+    metrics = {
+        "final_train_loss": 0.71170,
+        "initial_validation_loss": 1.5,
+        "initial_validation_quote_rate": 0.0,
+        "final_validation_loss": 0.25,
+        "final_validation_quote_rate": 0.75,
+    }
+    assert training_table(metrics) == [
+        {"Measured": "train loss", "Before": "", "After": "0.7117"},
+        {"Measured": "validation loss", "Before": "1.5", "After": "0.25"},
+        {"Measured": "validation quote rate", "Before": "0", "After": "0.75"},
     ]
 
 

@@ -80,7 +80,7 @@ def test_an_unknown_total_gives_no_percentage_and_no_time_left() -> None:
     assert (0.0, "- **Reading: 7 files**") in sent
 
 
-def test_finished_phases_stay_listed_above_the_running_one() -> None:
+def test_finished_phases_stay_listed_below_the_running_one() -> None:
     sent: list[str] = []
     clock = Clock()
     progress = PrefectProgress(
@@ -91,8 +91,8 @@ def test_finished_phases_stay_listed_above_the_running_one() -> None:
             progress.start(f"Phase {number}", 1)
         _until(lambda: sent and "Phase 11" in sent[-1])
         running = sent[-1].splitlines()
-    assert running[0] == "- Phase 1: 0 items in 0.0 s"  # at most ten of them
-    assert running[-1] == "- **Phase 11: 0 of 1 items**"
+    assert running[0] == "- **Phase 11: 0 of 1 items**"
+    assert running[-1] == "- Phase 1: 0 items in 0.0 s"  # at most ten of them
 
 
 def test_a_server_that_fails_costs_one_warning_and_nothing_else(

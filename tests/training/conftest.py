@@ -9,10 +9,18 @@ from typing import Any, Literal
 
 import pytest
 
+from pipeline_lib.artifacts.manifest import ArtifactRef
+from pipeline_lib.artifacts.partial import PartialWork
 from pipeline_lib.config import FinetuneConfig
+from pipeline_lib.models import ResolvedModel
+from pipeline_lib.progress import NullProgress
 from pipeline_lib.raft.rows import Passage, Provenance, Quote, RaftRow, ReasoningStep, Split
+from pipeline_lib.stage import Workspace
 from pipeline_lib.training.examples import Example, write_examples
+from pipeline_lib.training.objectives.base import PrepareJob
 from pipeline_lib.training.plan import TrainingPlan
+
+from .scripted_plans import ScriptedPlan, scripted_plans
 
 PlanFactory = Callable[..., TrainingPlan]
 
@@ -74,6 +82,46 @@ def make_row(number: int, split: Split = "train", padding: str = "") -> RaftRow:
             seed=0,
         ),
     )
+
+
+def enable_checkpointing(model: Any) -> None:
+    """Gradient checkpointing, which transformers 5.20 renamed."""
+    before = getattr(model, "gradient_checkpointing_enable", None)
+    getattr(model, "activation_checkpointing_enable", before)({"use_reentrant": False})
+
+
+def prepare_job(
+    folder: Path, model: Path, config: FinetuneConfig, num_ranks: int = 1
+) -> PrepareJob:
+    """Of a dataset whose folder is the run's too."""
+    return PrepareJob(
+        config=config,
+        dataset=folder,
+        base=ResolvedModel(name="tiny", path=model, identity="tiny"),
+        run_folder=folder,
+        num_ranks=num_ranks,
+        progress=NullProgress(),
+    )
+
+
+@pytest.fixture
+def tokenizer(tiny_model_path: Path) -> Any:
+    """Of the tiny model: tokens are bytes."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(tiny_model_path)
+
+
+@pytest.fixture
+def partial(workspace: Workspace) -> PartialWork:
+    """Of a model that is being trained."""
+    return workspace.artifacts.partial(ArtifactRef(kind="model", name="demo", fingerprint="a" * 32))
+
+
+@pytest.fixture
+def scripted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ScriptedPlan:
+    """A plan whose ranks do as told: `scripted(["beat:1", "hang"], hang_seconds=1)`."""
+    return scripted_plans(tmp_path, monkeypatch)
 
 
 @pytest.fixture

@@ -38,7 +38,8 @@ class Rank:
         self._heart.beat(int(step))
 
     def event(self, name: str) -> None:
-        append_event(self._plan.events_path, name, step=1, folder="checkpoint-1")
+        told = {"step": 1, "folder": "checkpoint-1", "is_best": False, "node": 0}
+        append_event(self._plan.events_path, name, **told)
 
     def show(self, variable: str) -> None:
         (self._plan.run_folder / f"shown-{self._rank}").write_text(os.environ.get(variable, ""))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,10 @@ from pipeline_lib.training.activated import (
     invocation_tokens,
 )
 from pipeline_lib.training.examples import Example, write_examples
-from pipeline_lib.training.launcher import run_training
-from pipeline_lib.training.plan import EXPORT_FOLDER, HISTORY_FILE
+from pipeline_lib.training.plan import EXPORT_FOLDER
 
 from .conftest import PlanFactory
+from .warm_ranks import history, train
 
 # PEFT reads a property that transformers has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
@@ -203,17 +202,15 @@ def test_ranks_under_zero_3_learn_what_one_pass_over_all_rows_would(
         supervised={"max_steps": 1},
     ).model_copy(update={"adapter_path": start})
     write_examples(plan.files["validation"], examples[:2])
-    run_training(plan, lambda _event: None)
+    train(plan)
 
     model = activated_model(tiny_model_path, invocation)
     rows = [cut_row(e.row_id, e.input_ids, e.num_prompt_tokens, invocation) for e in examples]
     loss = one_pass(model, rows) / sum(example.num_loss_tokens for example in examples)
     loss.backward()
     norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.requires_grad])
-    entries = map(json.loads, (plan.run_folder / HISTORY_FILE).read_text().splitlines())
-    [logged] = [entry for entry in entries if "grad_norm" in entry]
-    assert logged["loss"] == pytest.approx(loss.item(), rel=1e-4)
-    assert logged["grad_norm"] == pytest.approx(norm.item(), rel=1e-3)
+    assert history(plan) == {1: pytest.approx(loss.item(), rel=1e-4)}
+    assert history(plan, "grad_norm") == {1: pytest.approx(norm.item(), rel=1e-3)}
     base = AutoModelForCausalLM.from_pretrained(tiny_model_path, dtype=torch.float32)
     trained = PeftModel.from_pretrained(base, plan.run_folder / EXPORT_FOLDER)
     assert trained.peft_config["default"].alora_invocation_tokens == list(invocation)

@@ -128,12 +128,13 @@ def test_the_trial_notices_attention_across_rows(
 ) -> None:
     from pipeline_lib.training import attention
 
-    def across(segments: attention.Segments, query: Any, *rest: Any) -> Any:
-        return by_segment(attention.Segments((query.shape[2],), (-1,)), query, *rest)
+    def across(query: Any, key: Any, value: Any, _: Any, *rest: Any) -> Any:
+        one = attention.Segments((query.shape[2],), (-1,))
+        return block_attention(query, key, value, one, *rest)
 
     assert supports_segments(tiny_model_path)
-    by_segment = attention._by_segment
-    monkeypatch.setattr(attention, "_by_segment", across)
+    block_attention = attention.block_attention
+    monkeypatch.setattr(attention, "block_attention", across)
     assert not supports_segments(tiny_model_path)
 
 

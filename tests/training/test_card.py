@@ -58,7 +58,7 @@ def card(tmp_path: Path) -> Any:
             dataset_folder=dataset,
             config=FinetuneConfig.model_validate({"base_model": "hub/base"} | config),
             previous=PREVIOUS,
-            metrics={"final_validation_loss": 1.25},
+            metrics={"initial_validation_loss": 1.5, "final_validation_loss": 1.25},
             counts={"num_steps": 1200},
             dropped={"train_too_long": 4},
         )
@@ -86,10 +86,18 @@ def test_it_names_where_everything_came_from_and_how_much_of_it(card: Any) -> No
         "| answer | 2 |",
         "| refusal | 1 |",
         "| train too long | 4 |",
-        "| final validation loss | 1.25 |",
-        "| num steps | 1,200 |",
+        "| validation loss | 1.5 | 1.25 |",
+        "| steps | 1,200 |",
     ):
         assert line in text
+
+
+def test_it_speaks_of_what_was_learned_and_not_of_rows_where_pairs_were(card: Any) -> None:
+    text = card("merged", "adapter", stages=["dpo"])
+    assert "Learned are pairs" in text
+    assert "accuracy is the share of pairs" in text
+    assert "| answer | 2 |" not in text
+    assert "negative log-likelihood" not in text
 
 
 def test_it_shows_how_prompts_are_written(card: Any) -> None:
@@ -119,4 +127,4 @@ def test_an_adapter_alone_is_called_one(card: Any) -> None:
 def test_a_base_model_without_a_stated_licence_is_said_to_have_none(card: Any) -> None:
     text = card("merged", licence="")
     assert yaml.safe_load(text.split("---")[1])["license"] == "other"
-    assert "see the base model's own card" in text
+    assert "base model (see its own card)" in text

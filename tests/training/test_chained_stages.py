@@ -9,6 +9,7 @@ import pytest
 from pipeline_lib.artifacts.manifest import ArtifactRef
 from pipeline_lib.config import FinetuneConfig
 from pipeline_lib.config.contexts import PreferenceConfig
+from pipeline_lib.errors import InputError
 from pipeline_lib.raft.derived.preferences import PREFERENCES_FILE, PreferenceWriter, make_pair
 from pipeline_lib.raft.rows import SPLITS, split_file, write_rows
 from pipeline_lib.stage import ArtifactDraft, Workspace
@@ -16,6 +17,7 @@ from pipeline_lib.training.stage import finetune
 from tests.artifacts.made_artifacts import publish
 
 from .conftest import make_row
+from .warm_ranks import launch
 
 pytestmark = pytest.mark.slow
 
@@ -39,8 +41,12 @@ def dataset(workspace: Workspace) -> ArtifactRef:
 
 
 def test_an_adapter_goes_through_all_three(
-    workspace: Workspace, dataset: ArtifactRef, tiny_model_path: Path
+    workspace: Workspace,
+    dataset: ArtifactRef,
+    tiny_model_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("pipeline_lib.training.stage.run_training", launch)
     config = FinetuneConfig.model_validate(
         {
             "base_model": str(tiny_model_path),
@@ -52,7 +58,11 @@ def test_an_adapter_goes_through_all_three(
             "engine": {"zero_stage": 0, "precision": "fp32"},
         }
     )
-    result = finetune(workspace, "demo", config, dataset)
+    told: list[str] = []
+    result = finetune(
+        workspace, "demo", config, dataset, on_stage=lambda made: told.append(made.ref.name)
+    )
+    assert told == ["demo-sft", "demo-dpo", "demo"]
     assert result.ref.name == "demo"
     assert (workspace.artifacts.directory(result.ref) / "adapter").is_dir()
     manifest = workspace.artifacts.manifest(result.ref)
@@ -64,3 +74,15 @@ def test_an_adapter_goes_through_all_three(
     assert preferred.details["pairs_by_fault"] == {"misattributed": 8}
     # Log 2: its reference is the adapter that the supervised stage left.
     assert preferred.metrics["initial_validation_loss"] == pytest.approx(0.693147, abs=1e-5)
+
+
+def test_what_a_later_stage_lacks_is_said_before_the_first_one_trains(
+    workspace: Workspace, dataset: ArtifactRef, tiny_model_path: Path
+) -> None:
+    config = FinetuneConfig.model_validate(
+        {"base_model": str(tiny_model_path), "stages": ("sft", "dapt")}
+    )
+    with pytest.raises(InputError, match=r"plain text of 0 training documents") as caught:
+        finetune(workspace, "demo", config, dataset)
+    assert "synthesize.tasks.pretraining" in str(caught.value)
+    assert workspace.artifacts.refs("model") == []

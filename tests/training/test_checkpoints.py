@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
-from pipeline_lib.artifacts.manifest import ArtifactRef
 from pipeline_lib.artifacts.partial import PartialWork
 from pipeline_lib.errors import StoreUnavailableError, TrainingError
-from pipeline_lib.stage import Workspace
 from pipeline_lib.training.checkpoints import (
     best_step,
     complete_steps,
@@ -25,20 +21,14 @@ from pipeline_lib.training.checkpoints import (
     upload_checkpoint,
     upload_part,
 )
-from pipeline_lib.training.launcher import run_training
 from pipeline_lib.training.plan import CHECKPOINTS_FOLDER, TrainingPlan
 from pipeline_lib.training.uploading import CheckpointUploader
 from pipeline_lib.training.writing import BackgroundWriter
 
 from .conftest import PlanFactory, random_examples
+from .warm_ranks import Ranks
 
 MakeFolder = Callable[..., Path]
-
-
-@pytest.fixture
-def partial(workspace: Workspace) -> PartialWork:
-    ref = ArtifactRef(kind="model", name="demo", fingerprint="a" * 32)
-    return workspace.artifacts.partial(ref)
 
 
 @pytest.fixture
@@ -242,46 +232,35 @@ def test_a_writer_works_beside_and_brings_back_what_went_wrong() -> None:
 
 @pytest.mark.slow
 def test_a_run_killed_goes_on_from_s3(make_plan: PlanFactory, partial: PartialWork) -> None:
-    """With real processes: SIGKILL to all of them once a checkpoint is stored."""
+    """With real ranks: SIGKILL to all of them once a checkpoint is stored."""
     sections: dict[str, Any] = {
         "supervised": {"num_epochs": 20.0},
         "checkpoints": {"every_steps": 2},
     }
     killed = make_plan("killed", random_examples(24), **sections)
-    with pytest.raises(TrainingError):
-        train(killed, partial, lambda: kill_ranks(killed) if complete_steps(partial) else None)
+    ranks = train(killed, partial, lambda ranks: ranks.kill() if complete_steps(partial) else None)
+    assert set(ranks.wait()) == {-signal.SIGKILL}
     last = complete_steps(partial)[-1]
 
     fetched = fetch_latest_checkpoint(partial, killed.run_folder / "fetched")
     assert fetched is not None
     sections["supervised"] = {"max_steps": last + 3}
     resumed = make_plan("resumed", random_examples(24), resume_from=fetched[0], **sections)
-    events = train(resumed, partial)
-    steps = [each["step"] for each in events if each["event"] == "step"]
+    ranks = train(resumed, partial)
+    assert set(ranks.wait()) == {0}, ranks.log()
+    steps = [each["step"] for each in ranks.events if each["event"] == "step"]
     assert steps == [last + 1, last + 2, last + 3]
     assert complete_steps(partial)[-1] == last + 3
     assert not list((resumed.run_folder / CHECKPOINTS_FOLDER).iterdir())
 
 
 def train(
-    plan: TrainingPlan, partial: PartialWork, on_event: Callable[[], None] = lambda: None
-) -> list[dict[str, Any]]:
-    """Train as the stage does; the events."""
-    events: list[dict[str, Any]] = []
+    plan: TrainingPlan, partial: PartialWork, after_event: Callable[[Ranks], None] = lambda _: None
+) -> Ranks:
+    """Train with uploads, as the stage does, until the ranks have ended."""
     folder = plan.run_folder / CHECKPOINTS_FOLDER
-    with CheckpointUploader(partial, folder, keep_last=2) as uploader:
-
-        def take(each: dict[str, Any]) -> None:
-            events.append(each)
+    with CheckpointUploader(partial, folder, keep_last=2) as uploader, Ranks(plan) as ranks:
+        for each in ranks.follow():
             uploader.on_event(each)
-            on_event()
-
-        run_training(plan, take)
-    return events
-
-
-def kill_ranks(plan: TrainingPlan) -> None:
-    marker = str(plan.run_folder)
-    for process in psutil.process_iter(["pid", "cmdline"]):
-        if any(marker in part for part in process.info["cmdline"] or []):
-            os.kill(process.info["pid"], signal.SIGKILL)
+            after_event(ranks)
+    return ranks

@@ -17,7 +17,7 @@ from pipeline_lib.training.collation import (
 )
 from pipeline_lib.training.examples import Example, ExampleFile, write_examples
 
-from .conftest import random_examples
+from .conftest import enable_checkpointing, random_examples
 
 TASKS = ("answer", "refusal")
 TWO = [Example("a", (5, 6, 7, 8), 2), Example("b", (9, 10), 1, task="refusal", weight=0.5)]
@@ -221,9 +221,9 @@ def _row(ids: Sequence[int]) -> Any:
 
 
 def _logits(model: Any, batch: dict[str, Any]) -> Any:
-    inputs = {name: value for name, value in batch.items() if name != "targets"}
-    logits = model(**inputs).logits
-    return logits.view(-1, logits.shape[-1])
+    from pipeline_lib.training.losses import target_logits
+
+    return target_logits(model, {name: batch[name] for name in batch if name != "targets"})
 
 
 def _loss_and_gradients(
@@ -237,9 +237,7 @@ def _loss_and_gradients(
 
     model = _model(path, "segments" if isinstance(collate, PackedCollator) else "sdpa")
     if is_checkpointed:
-        old_name = getattr(model, "gradient_checkpointing_enable", None)  # before transformers 5.20
-        enable = getattr(model, "activation_checkpointing_enable", old_name)
-        enable({"use_reentrant": False})
+        enable_checkpointing(model)
         model.train()
     batches = [collate(examples) for examples in micro_batches]
     weight = sum(batch["targets"].weights.sum() for batch in batches)

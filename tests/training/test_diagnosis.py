@@ -11,23 +11,25 @@ from typing import Any
 import pytest
 
 from pipeline_lib.errors import (
+    ConfigError,
     HungTrainingError,
     NonFiniteLossError,
     PreemptedError,
     TrainingError,
 )
-from pipeline_lib.training.diagnosis import ENDINGS_FILE, Ending, RankError, record_error
+from pipeline_lib.training.diagnosis import (
+    ENDINGS_FILE,
+    Ending,
+    NodeReport,
+    RankEnding,
+    RankError,
+    record_error,
+)
 from pipeline_lib.training.launcher import run_training
 from pipeline_lib.training.plan import LOG_FILE, PREEMPTED_EXIT, append_event
 from pipeline_lib.training.watchdog import Watchdog, top_frames
 
-from .scripted_plans import ScriptedPlan, scripted_plans, train
-
-
-@pytest.fixture
-def scripted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ScriptedPlan:
-    """A plan whose ranks do as told: `scripted(["beat:1", "hang"], hang_seconds=1)`."""
-    return scripted_plans(tmp_path, monkeypatch)
+from .scripted_plans import ScriptedPlan, processes_of, train
 
 
 def test_one_rank_runs_without_torchrun_and_with_what_torchrun_would_tell_it(
@@ -79,8 +81,10 @@ def test_a_rank_ended_by_a_signal_is_named_with_it(scripted: ScriptedPlan) -> No
 
 @pytest.mark.slow
 def test_of_several_ranks_under_torchrun_the_dead_one_is_named(scripted: ScriptedPlan) -> None:
+    plan = scripted(["hang"], ["die:9"])
     with pytest.raises(TrainingError, match=r"Rank 1 \(process \d+\) was ended by signal 9"):
-        train(scripted(["hang"], ["die:9"]))
+        train(plan)
+    assert processes_of(plan) == []
 
 
 def test_a_dead_rank_comes_before_the_exceptions_of_those_it_took_along(tmp_path: Path) -> None:
@@ -109,11 +113,40 @@ def test_when_the_kernel_killed_meanwhile_memory_is_the_cause(
 def test_of_several_exceptions_the_earliest_counts_from_whichever_machine(tmp_path: Path) -> None:
     record_error(tmp_path, 0, ConnectionError("connection closed by peer"))
     cause = RankError(rank=5, at=time.time() - 1, type="ValueError", message="bad row")
-    error = Ending(run_folder=tmp_path, returncode=1, elsewhere=[cause]).diagnose()
+    report = NodeReport(node=1, message="a rank failed", errors=(cause,))
+    error = Ending(run_folder=tmp_path, returncode=1, elsewhere=[report]).diagnose()
     assert error.message.startswith("Rank 5 failed with ValueError: bad row")
     late = cause.model_copy(update={"at": time.time() + 1})
-    error = Ending(run_folder=tmp_path, returncode=1, elsewhere=[late]).diagnose()
+    report = NodeReport(node=1, message="a rank failed", errors=(late,))
+    error = Ending(run_folder=tmp_path, returncode=1, elsewhere=[report]).diagnose()
     assert error.message.startswith("Rank 0 failed with ConnectionError")
+
+
+def test_what_killed_a_rank_elsewhere_or_a_machine_comes_before_lost_connections(
+    tmp_path: Path,
+) -> None:
+    """NCCL ends a rank whose peers are gone with SIGABRT, and writes no exception down."""
+    aborted = {"rank": 0, "pid": 10, "exit_code": -signal.SIGABRT}
+    (tmp_path / ENDINGS_FILE).write_text(json.dumps([aborted]))
+    record_error(tmp_path, 0, ConnectionError("connection closed by peer"))
+    ending = RankEnding(rank=5, pid=12, exit_code=-signal.SIGKILL)
+    report = NodeReport(node=1, message="Rank 5 was killed", hint="Buy memory.", endings=(ending,))
+    error = Ending(run_folder=tmp_path, returncode=1, elsewhere=[report]).diagnose()
+    assert (error.message, error.hint) == ("Node 1: Rank 5 was killed", "Buy memory.")
+    error = Ending(run_folder=tmp_path, returncode=1, lost=[1, 3]).diagnose()
+    assert error.message.startswith("No sign of life comes from node 1, 3 any more")
+
+
+def test_a_machine_that_had_not_got_as_far_as_ranks_is_told_of_in_its_own_words(
+    tmp_path: Path,
+) -> None:
+    report = NodeReport.of(2, ConfigError("this machine trains on 'cpu'", hint="Buy a GPU."))
+    error = Ending(run_folder=tmp_path, returncode=0, elsewhere=[report]).diagnose()
+    assert error.message == "Node 2: this machine trains on 'cpu'"
+    told = NodeReport.of(2, PreemptedError("told to end"))
+    assert isinstance(
+        Ending(run_folder=tmp_path, returncode=0, elsewhere=[told]).diagnose(), PreemptedError
+    )
 
 
 def test_ranks_that_saved_because_they_were_told_to_end_were_preempted(

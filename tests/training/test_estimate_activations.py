@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from pipeline_lib.config import FinetuneConfig
+from pipeline_lib.training import attention
 from pipeline_lib.training.attention import Segments, no_mask, register_segment_attention
 from pipeline_lib.training.estimate import activations
 from pipeline_lib.training.estimate.activations import activation_memory, activations_by_formula
@@ -69,8 +70,10 @@ def saved_by_a_real_pass(path: Path, method: Literal["lora", "full"]) -> int:
 
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_what_is_kept_for_the_backward_pass_is_what_autograd_keeps(
-    tiny_model_path: Path, method: Literal["lora", "full"]
+    tiny_model_path: Path, method: Literal["lora", "full"], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """On a GPU; the attention of processors keeps a little less."""
+    monkeypatch.setattr(attention, "_takes_blocks", lambda _: False)
     build = build_of(tiny_model_path, method=method, engine={"zero_stage": 2})
     told = simulate(build_skeleton(build), ROW, autocast_precision=None, is_checkpointed=False)
     assert told.saved == pytest.approx(saved_by_a_real_pass(tiny_model_path, method), rel=0.02)

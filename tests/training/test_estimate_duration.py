@@ -88,6 +88,17 @@ def test_padding_is_computed_too() -> None:
     assert plan_workload(config_of(batch=batch), rows).epoch.num_tokens == 120
 
 
+def test_a_padded_pair_is_two_rows() -> None:
+    pairs = TrainingRows(lengths=[60], num_loss_tokens=[20], answers=[(45, 55)])
+    batch = {"global_batch_size": 1, "layout": "padded"}
+    padded = plan_workload(config_of(stages=["dpo"], batch=batch), pairs)
+    assert padded.largest.num_tokens == 2 * 55
+    assert (padded.largest.num_rows, padded.largest.num_loss_tokens) == (1, 20)
+    packed = plan_workload(config_of(stages=["dpo"], batch=batch | {"layout": "packed"}), pairs)
+    assert packed.largest.num_tokens == 60
+    assert pairs.up_to(59).answers == []
+
+
 def test_rows_are_read_from_a_file_of_examples(tmp_path: Path) -> None:
     prompt = list(range(40))
     examples = [
@@ -100,6 +111,7 @@ def test_rows_are_read_from_a_file_of_examples(tmp_path: Path) -> None:
     assert rows.prefixes == {"c": 40}
     pair = TrainingRows.of_file(tmp_path / "train.arrow", config_of(stages=["dpo"]))
     assert (list(pair.lengths), list(pair.num_loss_tokens)) == ([42 + 2], [2])
+    assert pair.answers == [(43, 42)]
 
 
 def test_operations_by_hand() -> None:
@@ -114,6 +126,10 @@ def test_operations_by_hand() -> None:
     assert flops(config_of(supervised={"num_epochs": 3}), rows) == 3 * expected
     pairs_too = config_of(stages=["dpo"])  # the model from before scores them as well
     assert flops(pairs_too, rows) == expected + forward
+    for beta, num_more in ((0.0, 1), (0.1, 2)):  # answers are written, and perhaps compared, too
+        settings = {"num_generations": 2, "beta": beta}
+        answers = config_of(stages=["grpo"], reinforcement=settings)
+        assert flops(answers, rows) == 2 * (expected + num_more * forward)
 
 
 def test_an_activated_adapter_goes_back_through_answers_only() -> None:

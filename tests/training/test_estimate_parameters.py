@@ -97,6 +97,26 @@ def test_each_zero_stage_shares_out_more(stage: int, weights: int, gradients: in
     assert ("gathered weights" in held) == (stage == 3)
 
 
+@pytest.mark.parametrize(("stage", "reference"), [(0, 400), (1, 200), (2, 200), (3, 100)])
+def test_a_frozen_copy_of_what_is_trained_is_kept_to_compare_with(
+    stage: int, reference: int
+) -> None:
+    engine = {"zero_stage": stage}
+    assert states(engine=engine, stages=["dpo"])["reference"] == reference
+    held = {"stages": ["grpo"], "engine": engine, "reinforcement": {"beta": 0.1}}
+    assert states(**held)["reference"] == reference
+    for without in ({"stages": ["sft"]}, {"stages": ["grpo"]}):
+        assert "reference" not in states(engine=engine, **without)
+
+
+def test_the_copy_is_offloaded_with_the_weights() -> None:
+    engine = {"zero_stage": 3, "offload_parameters": True}
+    config = FinetuneConfig.model_validate({"engine": engine, "stages": ["dpo"]})
+    memory = state_memory(SIZES, config, "bf16", "cuda")
+    assert memory.on_host == {"weights": 1_100, "reference": 100}
+    assert "reference" not in memory.on_device
+
+
 def test_what_is_offloaded_leaves_the_device() -> None:
     engine = {"zero_stage": 3, "offload_optimizer": True, "offload_parameters": True}
     config = FinetuneConfig.model_validate({"engine": engine})

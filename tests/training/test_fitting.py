@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,13 +13,6 @@ from pipeline_lib.training.examples import encode_row
 from pipeline_lib.training.fitting import RowFitter, removal_order, without_passages
 
 from .conftest import make_row
-
-
-@pytest.fixture
-def tokenizer(tiny_model_path: Path) -> Any:
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(tiny_model_path)
 
 
 def distractor(name: str, origin: str, rank: int | None = None, text: str = "x" * 200) -> Passage:

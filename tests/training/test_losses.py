@@ -1,6 +1,8 @@
-"""Token losses taken a few rows at a time are those of cross-entropy; so are their gradients."""
+"""Which logits are computed for target tokens, and losses of them that equal cross-entropy's."""
 
 from __future__ import annotations
+
+from types import SimpleNamespace
 
 import pytest
 
@@ -28,3 +30,30 @@ def test_losses_and_gradients_are_those_of_cross_entropy_in_single_precision(
     for some in (result, expected):
         (some * weights).sum().backward()
     torch.testing.assert_close(ours.grad, reference.grad, rtol=1e-5, atol=1e-6)
+
+
+def test_a_model_that_takes_no_mask_gives_the_same_logits_from_columns_of_all_rows() -> None:
+    """As every model did in transformers 5.17: rows that are learned from in other places."""
+    import torch
+
+    from pipeline_lib.training.losses import target_logits
+
+    asked: list[int] = []
+
+    class OfColumns(torch.nn.Module):
+        def forward(self, input_ids: torch.Tensor, logits_to_keep: torch.Tensor) -> SimpleNamespace:
+            asked.append(logits_to_keep.numel())
+            logits = input_ids[:, logits_to_keep, None] * torch.tensor([1, 10, 100])
+            return SimpleNamespace(logits=logits)
+
+    inputs = {
+        "input_ids": torch.tensor([[5, 6, 7, 8], [1, 2, 3, 4]]),
+        "logits_to_keep": torch.tensor([[0, 1, 1, 0], [1, 0, 1, 0]]).bool(),
+    }
+    assert target_logits(OfColumns(), inputs).tolist() == [
+        [6, 60, 600],
+        [7, 70, 700],
+        [1, 10, 100],
+        [3, 30, 300],
+    ]
+    assert asked == [3]

@@ -58,7 +58,8 @@ def test_the_count_is_what_torch_counts(tiny_model_path: Path) -> None:
     with FlopCounterMode(display=False) as counter:
         model(input_ids=ids, labels=ids).loss.backward()
     work = BatchWork(num_rows=2, num_tokens=40, num_scored=40, num_pairs=2 * 20 * 20)
-    assert ModelCost.of(model).flops(work) == counter.get_total_flops()
+    # Older versions of transformers take the angles of positions from a product of matrices.
+    assert ModelCost.of(model).flops(work) == pytest.approx(counter.get_total_flops(), rel=2e-5)
 
 
 def test_frozen_weights_and_embeddings_are_told_apart(tiny_model_path: Path) -> None:

@@ -13,11 +13,11 @@ import torch
 
 from pipeline_lib.config import FinetuneConfig
 from pipeline_lib.errors import ConfigError, ModelNotFoundError
-from pipeline_lib.training.launcher import run_training
 from pipeline_lib.training.model import check_continuation, check_method, load_trainable
-from pipeline_lib.training.plan import HISTORY_FILE, TrainingPlan
+from pipeline_lib.training.plan import TrainingPlan
 
-from .conftest import PlanFactory, random_examples
+from .conftest import PlanFactory, enable_checkpointing, random_examples
+from .warm_ranks import history, train
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 
@@ -203,7 +203,7 @@ def test_checkpointing_needs_no_gradient_of_the_inputs(plan: Any) -> None:
         torch.manual_seed(0)
         model = load_trainable(plan(gradient_checkpointing=checkpointing)).train()
         if checkpointing:
-            model.activation_checkpointing_enable({"use_reentrant": False})
+            enable_checkpointing(model)
         randomize(model)
         model(input_ids=IDS, labels=IDS).loss.backward()
         found.append({n: p.grad for n, p in model.named_parameters() if p.requires_grad})
@@ -228,9 +228,7 @@ def test_a_continued_dora_learns_under_zero_3_with_checkpointing_as_in_one_proce
         engine={"zero_stage": 3, "precision": "fp32"},
         supervised={"max_steps": 1},
     ).model_copy(update={"adapter_path": tmp_path / "start", "gradient_checkpointing": True})
-    run_training(sharded, lambda _event: None)
-    entries = map(json.loads, (sharded.run_folder / HISTORY_FILE).read_text().splitlines())
-    [logged] = [entry for entry in entries if "grad_norm" in entry]
+    train(sharded)
 
     total = torch.zeros(())
     for example in examples:
@@ -241,9 +239,9 @@ def test_a_continued_dora_learns_under_zero_3_with_checkpointing_as_in_one_proce
     loss = total / sum(example.num_loss_tokens for example in examples)
     loss.backward()
     learned = [p.grad for p in started.parameters() if p.requires_grad]
-    assert logged["loss"] == pytest.approx(loss.item(), rel=1e-4)
+    assert history(sharded) == {1: pytest.approx(loss.item(), rel=1e-4)}
     norm = torch.nn.utils.get_total_norm(learned).item()
-    assert logged["grad_norm"] == pytest.approx(norm, rel=1e-3)
+    assert history(sharded, "grad_norm") == {1: pytest.approx(norm, rel=1e-3)}
 
 
 def check(device: str = "cpu", **config: Any) -> None:

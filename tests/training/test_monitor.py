@@ -9,10 +9,8 @@ from typing import Any
 
 import pytest
 
-from pipeline_lib.artifacts.manifest import ArtifactRef
 from pipeline_lib.artifacts.partial import PartialWork
 from pipeline_lib.errors import StoreUnavailableError
-from pipeline_lib.stage import Workspace
 from pipeline_lib.training.monitor import TrainingMonitor
 from pipeline_lib.training.plan import TrainingPlan
 from tests.recorder import Recorder
@@ -57,11 +55,6 @@ def validation(number: int, **values: float) -> dict[str, Any]:
 
 
 @pytest.fixture
-def partial(workspace: Workspace) -> PartialWork:
-    return workspace.artifacts.partial(ArtifactRef(kind="model", name="demo", fingerprint="a" * 32))
-
-
-@pytest.fixture
 def plan(make_plan: PlanFactory) -> TrainingPlan:
     return make_plan("run", random_examples(8))
 
@@ -83,21 +76,52 @@ def test_progress_says_how_it_goes(partial: PartialWork, plan: TrainingPlan) -> 
     progress = Recorder()
     monitor = TrainingMonitor(progress, partial, plan, nothing)
     rewards = {"event": "rewards", "step": 2, "total": 0.625, "rewards": {"answer": 0.75}}
+    monitor.expect_ranks()
     feed(monitor, START, validation(0, loss=3.0), step(1), rewards, step(2, mfu=0.41))
     assert progress.calls == [
-        ("start", "Training", 4, "steps"),
+        ("start", "Loading the model", 2, "ranks"),
+        ("advance", 2),
+        ("start", "Validating before training", 1, "validation"),
+        ("advance", 1),
+        ("start", "Training (sft)", 4, "steps"),
+        ("note", "validation 3.000"),
         ("advance", 1),
         (
             "note",
-            "loss 2.000, validation 3.000, gradient norm 0.5, 16,000 tokens/s, 3.0 GiB per rank",
+            "loss 2.000, validation 3.000, gradient norm 0.5, 16,000 tokens/s, 3.22 GB per rank",
         ),
         ("advance", 1),
         (
             "note",
             "loss 1.000, validation 3.000, reward 0.625, gradient norm 0.5, 16,000 tokens/s, "
-            "41% MFU, 3.0 GiB per rank",
+            "41% MFU, 3.22 GB per rank",
         ),
     ]
+
+
+def test_the_last_word_on_a_training_has_its_last_validation(
+    partial: PartialWork, make_plan: PlanFactory
+) -> None:
+    progress = Recorder()
+    plan = make_plan("run", random_examples(8), supervised={"best_by": "quote_rate"})
+    monitor = TrainingMonitor(progress, partial, plan, nothing)
+    feed(monitor, START, validation(0, loss=3.0), step(1), validation(1, loss=1.5, quote_rate=0.75))
+    kind, note = progress.calls[-1]
+    assert kind == "note"
+    assert note.startswith("loss 2.000, validation 1.500, quote rate 0.750, gradient norm")
+
+
+def test_an_early_end_and_an_earlier_step_are_said(
+    partial: PartialWork, plan: TrainingPlan, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="pipeline_lib")
+    monitor = TrainingMonitor(Recorder(), partial, plan, nothing)
+    feed(monitor, START, validation(0, loss=3.0), step(1), step(2), step(3))
+    feed(monitor, {"event": "best", "step": 1})
+    monitor.finish()
+    assert monitor.num_steps == 3
+    assert "Ended at step 3 of 4" in caplog.text
+    assert "Step 1 had the best validation" in caplog.text
 
 
 def test_the_artifact_holds_the_whole_log(
@@ -193,7 +217,10 @@ def test_a_resumed_run_goes_on_with_the_log_of_its_checkpoint(
     monitor = TrainingMonitor(progress, partial, plan, nothing)
     feed(monitor, START, step(4))
     assert [entry["step"] for entry in monitor.log] == [0, 3, 4]
-    assert progress.calls[:2] == [("start", "Training from step 3", 1, "steps"), ("advance", 1)]
+    assert progress.calls[1:3] == [
+        ("start", "Training (sft) from step 3", 1, "steps"),
+        ("advance", 1),
+    ]
     assert monitor.metrics()["initial_validation_loss"] == 3.0
 
 

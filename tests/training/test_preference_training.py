@@ -10,22 +10,17 @@ from typing import Any
 import pytest
 
 from pipeline_lib.config import FinetuneConfig
+from pipeline_lib.config.training import Method
 from pipeline_lib.errors import InputError
-from pipeline_lib.models import ResolvedModel
-from pipeline_lib.progress import NullProgress
-from pipeline_lib.raft.derived.preferences import (
-    PREFERENCES_FILE,
-    PreferencePair,
-    PreferenceWriter,
-)
 from pipeline_lib.raft.rendering import render_prompt
+from pipeline_lib.training.estimate.parameters import ModelBuild, build_skeleton, model_sizes
+from pipeline_lib.training.estimate.states import state_memory
 from pipeline_lib.training.examples import Example, write_examples
-from pipeline_lib.training.objectives.base import Prepared, PrepareJob
-from pipeline_lib.training.objectives.preferences import PairFile, Preferences
+from pipeline_lib.training.objectives.preferences import PairFile
 from pipeline_lib.training.plan import TrainingPlan
-from tests.raft.made_rows import QUOTED, make_row
 
-from .training_here import make_trainer
+from .made_pairs import pair, prepared
+from .training_here import make_trainer, preempt_here
 from .warm_ranks import history, train
 
 pytestmark = [
@@ -143,10 +138,10 @@ def test_the_loss_is_the_formula_and_trls(
 
     bare = AutoModelForCausalLM.from_pretrained(tiny_model_path, dtype=torch.float32)
     by_hand = []
-    for pair in pairs:
-        gains = [summed_log_prob(made.model, e) - summed_log_prob(bare, e) for e in pair]
+    for both in pairs:
+        gains = [summed_log_prob(made.model, e) - summed_log_prob(bare, e) for e in both]
         margin = 0.3 * (gains[0] - gains[1])
-        means = [gain / e.num_loss_tokens for gain, e in zip(gains, pair, strict=True)]
+        means = [gain / e.num_loss_tokens for gain, e in zip(gains, both, strict=True)]
         by_hand.append(
             {
                 "sigmoid": torch.nn.functional.softplus(torch.tensor(-margin)).item(),
@@ -203,6 +198,23 @@ def test_the_reference_is_the_model_that_the_stage_begins_with(
         assert abs(gained) > 0.01
 
 
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_the_reference_takes_as_much_memory_as_is_estimated(
+    pair_plan: PairPlan, trainer: Callable[[TrainingPlan], Any], method: Method
+) -> None:
+    plan = pair_plan("run", method=method, **ONE_RANK)
+    made = trainer(plan)
+    model = made.ref_model or made.model
+    taken = sum(
+        parameter.nbytes
+        for name, parameter in model.named_parameters()
+        if made.ref_model is not None or ".ref." in name
+    )
+    build = ModelBuild.of(plan.config, plan.base_model_path, plan.precision)
+    sizes = model_sizes(build_skeleton(build), method)
+    assert state_memory(sizes, plan.config, "fp32", "cpu").on_device["reference"] == taken
+
+
 def test_chosen_answers_gain_and_the_log_says_by_how_much(
     pair_plan: PairPlan, trainer: Callable[[TrainingPlan], Any]
 ) -> None:
@@ -241,39 +253,35 @@ def test_how_a_step_is_cut_does_not_change_it(
         assert single == pytest.approx(whole, rel=1e-4, abs=1e-6)
 
 
-def pair(
-    number: int, split: str = "train", row: int | None = None, words: int = 0
-) -> dict[str, Any]:
-    """A pair whose rejected answer cites the wrong passage."""
-    made = make_row()
-    target = f'The passage tells. <quote doc="2">{QUOTED}</quote>\n<answer>By hearing</answer>'
-    return {
-        "pair_id": f"pair-{number}",
-        "row_id": f"row-{number if row is None else row}",
-        "split": split,
-        "question": "How does a barn owl find mice at night?" + " please" * words,
-        "context": made.context,
-        "chosen": target,
-        "rejected": target.replace('doc="2"', 'doc="1"'),
-        "fault": "misattributed",
-    }
-
-
-def prepared(tmp_path: Path, base: Path, pairs: list[dict[str, Any]], **batch: Any) -> Prepared:
-    with PreferenceWriter(tmp_path / PREFERENCES_FILE) as writer:
-        for fields in pairs:
-            writer.write(PreferencePair.model_validate(fields))
-    config = FinetuneConfig.model_validate({"stages": ("dpo",), "batch": batch})
-    model = ResolvedModel("tiny", base, "tiny")
-    job = PrepareJob(
-        config=config,
-        dataset=tmp_path,
-        base=model,
-        run_folder=tmp_path,
-        num_ranks=2,
-        progress=NullProgress(),
-    )
-    return Preferences().prepare(job)
+@pytest.mark.parametrize(("method", "step"), [("lora", 2), ("full", 3)])
+def test_a_preempted_run_goes_on_as_if_it_had_never_stopped(
+    pair_plan: PairPlan,
+    trainer: Callable[[TrainingPlan], Any],
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+    step: int,
+) -> None:
+    """Within an epoch of two steps and at its end; the reference is still that of the start."""
+    settings: dict[str, Any] = {
+        "method": method,
+        "lora": {"dropout": 0.2},
+        "preferences": {"num_epochs": 2.0, "learning_rate": 1e-2},
+    } | ONE_RANK
+    logs = []
+    whole = pair_plan("whole", **settings)
+    checkpoint = preempt_here(pair_plan("told", **settings), monkeypatch, step)
+    resumed = pair_plan("resumed", **settings).model_copy(update={"resume_from": checkpoint})
+    for plan in (whole, resumed):
+        made = trainer(plan)
+        made.watch()
+        made.train(resume_from_checkpoint=plan.resume_from and str(plan.resume_from))
+        logs.append(made.state.log_history)
+    for key in ("loss", "grad_norm", "learning_rate", "rewards/margins", "eval_loss"):
+        never_stopped, gone_on = (
+            {entry["step"]: entry[key] for entry in log if key in entry} for log in logs
+        )
+        assert gone_on == never_stopped, key
+        assert 4 in never_stopped
 
 
 def test_pairs_are_rendered_as_rows_are(tmp_path: Path, tiny_model_path: Path) -> None:
@@ -320,19 +328,6 @@ def test_without_validation_pairs_some_are_held_out_whole_rows_at_a_time(
         {int(name.removeprefix("pair-")) // 2 for name in names} for names in (train, validation)
     ]
     assert not rows_of[0] & rows_of[1]
-
-
-def test_pairs_that_do_not_fit_are_dropped_and_counted_or_refused(
-    tmp_path: Path, tiny_model_path: Path
-) -> None:
-    pairs = [pair(1), pair(2, words=300), pair(3, "validation")]
-    found = prepared(tmp_path, tiny_model_path, pairs)
-    assert found.counts["num_train_rows"] == 1
-    assert found.dropped == {"train_longer_than_max_seq_len": 1}
-    with pytest.raises(InputError, match=r"Pair pair-2 has .* more than the 2048"):
-        prepared(tmp_path, tiny_model_path, pairs, too_long="error")
-    with pytest.raises(InputError, match="None of the 2 train pairs"):
-        prepared(tmp_path, tiny_model_path, pairs, max_seq_len=64)
 
 
 def test_a_dataset_without_pairs_is_refused_with_the_option_that_makes_them(

@@ -13,16 +13,15 @@ import pytest
 
 from pipeline_lib.config import FinetuneConfig
 from pipeline_lib.errors import InputError
-from pipeline_lib.models import ResolvedModel
-from pipeline_lib.progress import NullProgress
 from pipeline_lib.raft.derived.pretraining import PRETRAINING_FILE, PRETRAINING_SCHEMA
 from pipeline_lib.training.blocks import cut_blocks, end_of_document_id, take_tokens
 from pipeline_lib.training.examples import Example, ExampleFile
 from pipeline_lib.training.objectives import objective_named
-from pipeline_lib.training.objectives.base import Prepared, PrepareJob
+from pipeline_lib.training.objectives.base import Prepared
 from pipeline_lib.training.plan import TrainingPlan
 from pipeline_lib.training.replay import read_replay, replay_identity
 
+from .conftest import prepare_job
 from .training_here import ONE_RANK, make_trainer, train_here
 
 END = 0
@@ -82,16 +81,7 @@ def config(**pretraining: Any) -> FinetuneConfig:
 
 
 def prepare(folder: Path, model: Path, made: FinetuneConfig) -> Prepared:
-    return objective_named("dapt").prepare(
-        PrepareJob(
-            config=made,
-            dataset=folder,
-            base=ResolvedModel(name="tiny", path=model, identity="tiny"),
-            run_folder=folder,
-            num_ranks=1,
-            progress=NullProgress(),
-        )
-    )
+    return objective_named("dapt").prepare(prepare_job(folder, model, made))
 
 
 @pytest.fixture

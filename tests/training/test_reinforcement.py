@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pipeline_lib.config import FinetuneConfig
+from pipeline_lib.config.batches import BatchConfig, cut_batch
 from pipeline_lib.errors import ConfigError, InputError, RewardError
 from pipeline_lib.models import ResolvedModel
 from pipeline_lib.progress import NullProgress
@@ -20,7 +21,7 @@ from pipeline_lib.training.plan import TrainingPlan
 from pipeline_lib.training.rewards import scoring
 
 from .conftest import make_row
-from .training_here import make_trainer, train_here
+from .training_here import make_trainer, preempt_here, train_here
 from .warm_ranks import history, train
 
 pytestmark = [
@@ -192,6 +193,65 @@ def test_what_is_rewarded_is_written_more_often(
     assert validated[-1]["reward"] > validated[0]["reward"]
     steps = [event for event in events if event["event"] == "step"]
     assert [event["rows"] for event in steps] == [16] * 12  # 2 questions, 8 answers to each
+
+
+@pytest.mark.parametrize(("step", "beta"), [(2, 0.0), (3, 0.1)])
+def test_a_preempted_run_goes_on_as_if_it_had_never_stopped(
+    prepare: Prepare, monkeypatch: pytest.MonkeyPatch, step: int, beta: float
+) -> None:
+    """The same questions in the same order, the same answers to them, the same losses."""
+    monkeypatch.setitem(scoring.REWARDS, "format", share_of_ascii)  # type: ignore[arg-type]
+    monkeypatch.setattr("pipeline_lib.training.objectives.reinforcement.check_rewards", no_check)
+    settings: dict[str, Any] = {
+        "batch": {"global_batch_size": 2},
+        "reinforcement": {
+            "reward_weights": {"format": 1},
+            "num_epochs": 2.0,  # of two steps each
+            "learning_rate": 1e-2,
+            "max_new_tokens": 8,
+            "beta": beta,
+        },
+    } | ONE_RANK
+    plans = {name: prepare(name, answering(4), **settings)[0] for name in ("whole", "told", "on")}
+    checkpoint = preempt_here(plans["told"], monkeypatch, step)
+    plans["on"] = plans["on"].model_copy(update={"resume_from": checkpoint})
+    logs = []
+    for name in ("whole", "on"):
+        made = make_trainer(plans[name])
+        train_here(plans[name], monkeypatch, made)
+        logs.append(made.state.log_history)
+    for key in ("loss", "grad_norm", "learning_rate", "reward", "eval_reward"):
+        never_stopped, gone_on = (
+            {entry["step"]: entry[key] for entry in log if key in entry} for log in logs
+        )
+        assert gone_on == never_stopped, key
+        assert 4 in never_stopped
+
+
+def test_every_order_of_questions_is_told_by_seed_and_epoch_and_dealt_whole_to_the_ranks() -> None:
+    from pipeline_lib.training.objectives.reinforcement_trainer import QuestionBatches
+
+    batch = BatchConfig(global_batch_size=4, micro_batch_size=1)
+
+    def asked(epoch: int, rank: int = 0, num_ranks: int = 1, seed: int = 1) -> list[list[int]]:
+        arithmetic = cut_batch(batch, num_ranks)
+        batches = QuestionBatches(10, arithmetic, num_generations=3, seed=seed, rank=rank)
+        batches.set_epoch(epoch)
+        made = list(batches)
+        assert len(made) == len(batches)
+        num_micro = 3 * arithmetic.gradient_accumulation_steps
+        assert all(made[i] == made[i - i % num_micro] for i in range(len(made)))
+        return made[::num_micro]
+
+    steps = asked(1)
+    assert [len(step) for step in steps] == [12, 12]  # 4 questions, 3 answers to each
+    assert all(step[i] == step[i - i % 3] for step in steps for i in range(12))
+    assert len({number for step in steps for number in step}) == 8  # 2 are too few for a step
+    assert asked(1) == steps
+    assert asked(0) != steps
+    assert asked(1, seed=2) != steps
+    halves = [asked(1, rank, num_ranks=2) for rank in (0, 1)]
+    assert [first + second for first, second in zip(*halves, strict=True)] == steps
 
 
 def no_check(*_args: Any, **_kwargs: Any) -> dict[str, Any]:

@@ -53,8 +53,7 @@ def kill_at_random_step(plan: TrainingPlan, seed: str) -> int:
 
     with Ranks(plan) as ranks:
         ranks.wait_until(is_time)
-        for process in ranks.processes:
-            process.kill()
+        ranks.kill()
         assert set(ranks.wait()) <= {-signal.SIGKILL, 0}
     return saved[-1]
 

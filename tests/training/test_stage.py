@@ -17,6 +17,7 @@ from pipeline_lib.training.stage import finetune
 from tests.artifacts.made_artifacts import publish
 
 from .conftest import make_row
+from .warm_ranks import launch
 
 pytestmark = pytest.mark.slow
 
@@ -72,7 +73,9 @@ def test_the_model_loads_and_merged_equals_adapter(
     result = run(ws, dataset, tiny_model_path, **STEEP)
     assert progress.phases == [
         ("Tokenizing", 2),
-        ("Training", 2),
+        ("Loading the model", 2),
+        ("Validating before training", 1),
+        ("Training (sft)", 2),
         ("Merging and saving", 1),
     ]
     assert "validation" in progress.last_note
@@ -95,11 +98,15 @@ def test_the_model_loads_and_merged_equals_adapter(
 
 
 def test_full_fine_tuning_under_zero_3_saves_whole_weights(
-    workspace: Workspace, dataset: ArtifactRef, tiny_model_path: Path
+    workspace: Workspace,
+    dataset: ArtifactRef,
+    tiny_model_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
+    monkeypatch.setattr("pipeline_lib.training.stage.run_training", launch)
     result = run(workspace, dataset, tiny_model_path, method="full", engine={"zero_stage": 3})
     folder = workspace.artifacts.directory(result.ref)
     assert not (folder / "adapter").exists()

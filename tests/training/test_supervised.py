@@ -12,16 +12,14 @@ import pytest
 
 from pipeline_lib.config import FinetuneConfig
 from pipeline_lib.errors import InputError
-from pipeline_lib.models import ResolvedModel
-from pipeline_lib.progress import NullProgress
 from pipeline_lib.raft.rows import RaftRow, Split, split_file, write_rows
 from pipeline_lib.training.examples import Example, ExampleFile
-from pipeline_lib.training.launcher import run_training
 from pipeline_lib.training.objectives.base import PrepareJob
 from pipeline_lib.training.objectives.supervised import Supervised
 from pipeline_lib.training.plan import HISTORY_FILE, TrainingPlan
 
-from .conftest import PlanFactory, make_row, random_examples
+from .conftest import PlanFactory, make_row, prepare_job, random_examples
+from .warm_ranks import train
 
 CUTS: dict[str, dict[str, Any]] = {
     "DDP, one rank, one micro batch, padded": {
@@ -66,7 +64,7 @@ def trained(
     plan = make_plan(
         "run", mixed_rows(), method="full", supervised={"max_steps": 1}, **CUTS[request.param]
     )
-    run_training(plan, lambda event: None)
+    train(plan)
     lines = (plan.run_folder / HISTORY_FILE).read_text().splitlines()
     log: dict[int, dict[str, Any]] = {}
     for entry in map(json.loads, lines):
@@ -135,14 +133,7 @@ def _job(model: Path, folder: Path, rows: dict[Split, list[RaftRow]]) -> Prepare
     config = FinetuneConfig.model_validate(
         {"batch": {"max_seq_len": 1500}, "supervised": {"task_weights": {"relevance": 0.5}}}
     )
-    return PrepareJob(
-        config=config,
-        dataset=folder,
-        base=ResolvedModel("tiny", model, "tiny"),
-        run_folder=folder,
-        num_ranks=1,
-        progress=NullProgress(),
-    )
+    return prepare_job(folder, model, config)
 
 
 def _losses_of(path: Path, rows: Sequence[Example]) -> tuple[Any, list[Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,9 @@ import pytest
 
 from pipeline_lib.config import FinetuneConfig
 from pipeline_lib.errors import InputError, NonFiniteLossError, TrainingError
-from pipeline_lib.models import ResolvedModel
-from pipeline_lib.progress import NullProgress
 from pipeline_lib.raft.rows import split_file, write_rows
+from pipeline_lib.training.diagnosis import Ending
 from pipeline_lib.training.heartbeat import read_heartbeats
-from pipeline_lib.training.launcher import run_training
 from pipeline_lib.training.objectives.base import PrepareJob
 from pipeline_lib.training.questions import (
     QUESTIONS,
@@ -26,8 +25,9 @@ from pipeline_lib.training.questions import (
 )
 from pipeline_lib.training.standing import standing
 
-from .conftest import PlanFactory, make_row, random_examples
+from .conftest import PlanFactory, make_row, prepare_job, random_examples
 from .training_here import ONE_RANK, make_trainer, train_here
+from .warm_ranks import Ranks, train
 
 ROW = make_row(7)
 PASSAGES = ROW.context
@@ -35,11 +35,11 @@ PASSAGES = ROW.context
 
 def log_of(**values: list[float]) -> list[dict[str, Any]]:
     """A validation at step 0, 10, 20, …, with training losses in between."""
-    (name, numbers), *_ = values.items()
     entries: list[dict[str, Any]] = []
-    for number, value in enumerate(numbers):
+    for number, measured in enumerate(zip(*values.values(), strict=True)):
+        names = (f"eval_{name}" for name in values)
         entries += [
-            {"step": 10 * number, f"eval_{name}": value},
+            {"step": 10 * number, **dict(zip(names, measured, strict=True))},
             {"step": 10 * number + 1, "loss": 9},
         ]
     return entries
@@ -55,6 +55,13 @@ def test_the_first_of_the_lowest_losses_is_the_best() -> None:
 def test_of_rates_the_highest_is_the_best() -> None:
     found = standing(log_of(quote_rate=[0.0, 0.25, 0.5, 0.25]), "quote_rate")
     assert (found.best_step, found.num_without_improvement) == (20, 1)
+
+
+def test_of_equal_rates_the_one_with_the_lowest_loss_is_the_best() -> None:
+    found = standing(
+        log_of(quote_rate=[0.0, 0.0, 0.0, 0.0], loss=[3.0, 2.0, 1.0, 1.5]), "quote_rate"
+    )
+    assert (found.best_step, found.best_value, found.num_without_improvement) == (20, 0.0, 1)
 
 
 def test_the_untrained_model_is_never_the_best() -> None:
@@ -125,6 +132,29 @@ def test_a_gradient_that_is_not_finite_ends_the_run_before_it_is_saved(
     assert not list((plan.run_folder / "checkpoints").glob("checkpoint-*"))
 
 
+@pytest.mark.slow
+def test_a_non_finite_loss_stops_all_ranks_and_says_why(
+    make_plan: PlanFactory, tiny_model_path: Path, tmp_path: Path
+) -> None:
+    """Without DeepSpeed (ZeRO 0), where plain DDP joins the ranks."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    broken = tmp_path / "broken"
+    shutil.copytree(tiny_model_path, broken)
+    model = AutoModelForCausalLM.from_pretrained(broken)
+    with torch.no_grad():
+        model.model.norm.weight.fill_(float("nan"))
+    model.save_pretrained(broken)
+    plan = make_plan("run", random_examples(8), base_model_path=broken, engine={"zero_stage": 0})
+    with Ranks(plan) as ranks:
+        assert ranks.wait() == [1, 1], ranks.log()
+    error = Ending(run_folder=plan.run_folder, returncode=1).diagnose()
+    assert isinstance(error, NonFiniteLossError)
+    assert "nan at step 1" in error.message
+    assert "learning_rate" in str(error)
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -151,22 +181,12 @@ def test_an_answer_is_measured_by_its_quotes_and_its_words(
 def job(folder: Path, model: Path, **supervised: Any) -> PrepareJob:
     rows = [make_row(number, "validation") for number in range(5)]
     write_rows(folder / split_file("validation"), rows)
-    return PrepareJob(
-        config=FinetuneConfig.model_validate({"supervised": supervised}),
-        dataset=folder,
-        base=ResolvedModel(name="tiny", path=model, identity="tiny"),
-        run_folder=folder,
-        num_ranks=1,
-        progress=NullProgress(),
-    )
+    return prepare_job(folder, model, FinetuneConfig.model_validate({"supervised": supervised}))
 
 
 def test_the_same_questions_are_asked_whatever_the_rows_order(
-    tmp_path: Path, tiny_model_path: Path
+    tmp_path: Path, tiny_model_path: Path, tokenizer: Any
 ) -> None:
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(tiny_model_path)
     given = job(tmp_path, tiny_model_path, best_by="answer_f1", num_generated=3)
     chosen = read_questions(prepare_questions(given))
     assert len(chosen) == 3
@@ -189,15 +209,14 @@ def test_without_a_question_that_fits_there_is_nothing_to_be_best_by(
 
 @pytest.mark.slow
 def test_ranks_of_zero_3_measure_what_one_process_does(
-    make_plan: PlanFactory, tmp_path: Path, tiny_model_path: Path
+    make_plan: PlanFactory, tmp_path: Path, tiny_model_path: Path, tokenizer: Any
 ) -> None:
     """Three questions on two ranks: one rank runs out, and asks the first once more.
 
     The random model gives no final answer, which agrees with the empty reference of the first.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
-    tokenizer = AutoTokenizer.from_pretrained(tiny_model_path)
     given = job(tmp_path, tiny_model_path, best_by="answer_f1", num_generated=3)
     path = prepare_questions(given)
     first, *others = [replace(q, num_target_tokens=4) for q in read_questions(path)]
@@ -209,9 +228,8 @@ def test_ranks_of_zero_3_measure_what_one_process_does(
         engine={"zero_stage": 3},
         supervised={"max_steps": 1, "best_by": "answer_f1"},
     )
-    events: list[dict[str, Any]] = []
     plan = plan.model_copy(update={"files": plan.files | {QUESTIONS: path}})
-    run_training(plan, events.append)
+    events = train(plan)
     measured = [event for event in events if event["event"] == "validation"]
     assert [event["step"] for event in measured] == [0, 1]
     model = AutoModelForCausalLM.from_pretrained(tiny_model_path)

@@ -6,17 +6,19 @@ one of them wherever it likes.
 
 from __future__ import annotations
 
+import gc
 import json
 import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
 from deployments.stack.ports import free_port
+from pipeline_lib.training.launcher import EventHandler
 from pipeline_lib.training.plan import HISTORY_FILE, EventReader, TrainingPlan
 
 _PRELOADED = (
@@ -27,8 +29,12 @@ _PRELOADED = (
     "deepspeed.runtime.zero.muon.muon_optimizer",  # which imports the compiler: seconds
     "peft",
     "datasets",
+    "setuptools",  # which DeepSpeed asks for a compiler
     "pipeline_lib.training.worker",
+    "pipeline_lib.training.model",
     "pipeline_lib.training.objectives.supervised_trainer",
+    "pipeline_lib.training.objectives.preference_trainer",
+    "pipeline_lib.training.objectives.reinforcement_trainer",
 )
 _context: ForkServerContext | None = None
 
@@ -54,18 +60,34 @@ class Ranks:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.kill()
+        for process in self.processes:
+            process.join()
+
+    def kill(self) -> None:
+        """SIGKILL to those that live."""
         for process in self.processes:
             if process.is_alive():
                 process.kill()
-            process.join()
+
+    def follow(self) -> Iterator[dict[str, Any]]:
+        """Events as they come, until the ranks have ended."""
+        while any(process.is_alive() for process in self.processes):
+            yield from self._news()
+            time.sleep(0.005)
+        yield from self._news()
+
+    def _news(self) -> Iterator[dict[str, Any]]:
+        for event in self._events.new_events():
+            self.events.append(event)
+            yield event
 
     def wait_until(self, condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """Wait for an event."""
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             is_alive = all(process.is_alive() for process in self.processes)
-            for event in self._events.new_events():
-                self.events.append(event)
+            for event in self._news():
                 if condition(event):
                     return event
             assert is_alive, self.log()
@@ -91,6 +113,14 @@ def train(plan: TrainingPlan) -> list[dict[str, Any]]:
     return ranks.events
 
 
+def launch(plan: TrainingPlan, on_event: EventHandler, _shared: object = None) -> None:
+    """What `launcher.run_training` does for one machine, without torchrun."""
+    with Ranks(plan) as ranks:
+        for event in ranks.follow():
+            on_event(event)
+        assert set(ranks.wait()) == {0}, ranks.log()
+
+
 def history(plan: TrainingPlan, key: str = "loss") -> dict[int, float]:
     """A column of the training's log, by step."""
     entries = map(json.loads, (plan.run_folder / HISTORY_FILE).read_text().splitlines())
@@ -109,6 +139,7 @@ def _fork_server() -> ForkServerContext:
 
 
 def _run_rank(plan_path: Path, rank: int, world: int, port: int) -> None:
+    gc.freeze()  # a collection would go through all that is imported, and copy it
     log = os.open(plan_path.parent / f"rank-{rank}.log", os.O_CREAT | os.O_WRONLY)
     os.dup2(log, sys.stdout.fileno())
     os.dup2(log, sys.stderr.fileno())

@@ -59,11 +59,15 @@ def _simulated(
     build: ModelBuild, shape: MicroBatchShape, is_checkpointed: bool
 ) -> ActivationMemory:
     from pipeline_lib.training.estimate.simulation import simulate
+    from pipeline_lib.training.fused.fusing import fuse
 
     is_autocast = build.keeps_fp32_weights and build.precision != "fp32"
     try:
+        skeleton = build_skeleton(build)
+        if build.fuses_layers:
+            fuse(skeleton, is_tried=False)
         done = simulate(
-            build_skeleton(build),
+            skeleton,
             shape,
             autocast_precision=build.precision if is_autocast else None,
             is_checkpointed=is_checkpointed,
@@ -85,8 +89,10 @@ def activations_by_formula(
     A layer keeps for each token, of width h, in the run's precision what its matrices took in (two
     normalised inputs of h, the attention's output, the product of the feed-forward part), queries,
     keys and values, and gate, activated gate and up of the feed-forward part; and in fp32 the
-    inputs of both normalisations. Checkpointing keeps one input of h for each layer and the
-    activations of one layer. Logits and their gradients are there at the learned positions.
+    inputs of both normalisations. Where layers are fused, these inputs are in the run's precision,
+    and of the feed-forward part there are gate and up. Checkpointing keeps one input of h for each
+    layer and the activations of one layer. Logits and their gradients are there at the learned
+    positions.
     """
     from transformers import AutoConfig
 
@@ -96,16 +102,18 @@ def activations_by_formula(
     head_dim = getattr(text, "head_dim", None) or hidden // heads
     kv_heads = getattr(text, "num_key_value_heads", None) or heads
     attention = 2 * heads * head_dim + 2 * kv_heads * head_dim
-    feed_forward = 4 * _feed_forward_width(text)
-    layer = width * (2 * hidden + attention + feed_forward) + 2 * _FP32 * hidden
+    of_norms = 2 * hidden * (width if build.fuses_layers else _FP32)
+    feed_forward = (2 if build.fuses_layers else 4) * feed_forward_width(text)
+    layer = width * (2 * hidden + attention + feed_forward) + of_norms
     layers = text.num_hidden_layers
     kept = layers * hidden * width + layer if is_checkpointed else layers * layer
-    transient = 2 * width * max(_feed_forward_width(text), hidden)
+    num_transient = 5 if build.fuses_layers else 2
+    transient = num_transient * width * max(feed_forward_width(text), hidden)
     logits = 2 * width * text.vocab_size
     return int(shape.num_tokens * (kept + transient) + shape.num_loss_tokens * logits)
 
 
-def _feed_forward_width(text: Any) -> int:
+def feed_forward_width(text: Any) -> int:
     """Of the experts that a token meets, where there are experts."""
     met = getattr(text, "num_experts_per_tok", None)
     if met:
@@ -117,4 +125,4 @@ def _largest_matrix(base_path: Path) -> int:
     from transformers import AutoConfig
 
     text = AutoConfig.from_pretrained(base_path).get_text_config()
-    return int(text.hidden_size) * max(int(text.hidden_size), _feed_forward_width(text))
+    return int(text.hidden_size) * max(int(text.hidden_size), feed_forward_width(text))

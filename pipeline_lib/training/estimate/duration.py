@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline_lib.config import FinetuneConfig
 from pipeline_lib.raft.extrapolation import Quantity
@@ -12,18 +12,31 @@ from pipeline_lib.training.estimate.hardware import (
     Precision,
     flops_per_second,
 )
+from pipeline_lib.training.estimate.states import has_reference
 from pipeline_lib.training.estimate.workload import Workload
 from pipeline_lib.training.meter import BatchWork, ModelCost
 
 
 @dataclass(frozen=True, kw_only=True)
 class Duration:
-    """Of the optimizer's steps; starting, validating and saving come on top."""
+    """Of the steps; starting, validating and saving come on top."""
 
     flops: float
     """Operations that are done on all ranks together, those that are repeated included."""
     seconds: Quantity | None
     """`None` where the hardware's speed is not known."""
+
+    def with_writing(self, seconds: Quantity | None) -> Duration:
+        """With the time that writing answers takes on top; unknown if one of the two is."""
+        if self.seconds is None or seconds is None:
+            return replace(self, seconds=None)
+        own = self.seconds
+        both = Quantity(
+            value=own.value + seconds.value,
+            low=own.low + seconds.low,
+            high=own.high + seconds.high,
+        )
+        return replace(self, seconds=both)
 
     def rate_of(self, amount: float) -> Quantity | None:
         """So much in that time, per second."""
@@ -45,7 +58,7 @@ def training_duration(
     *,
     is_checkpointed: bool,
 ) -> Duration:
-    """The operations of a stage, and how long they take.
+    """The operations of a stage, and how long they take; see `answering` for what comes on top.
 
     Args:
         cost: of the model.
@@ -59,7 +72,7 @@ def training_duration(
     total = epoch / workload.num_steps_per_epoch * workload.num_steps
     launch = config.launch
     speed = flops_per_second(hardware, precision, cost.attention_width, launch.num_processes)
-    if speed is None or config.stages[0] == "grpo":
+    if speed is None:
         return Duration(flops=total, seconds=None)
     batch = config.batch_arithmetic
     each = total / batch.num_ranks
@@ -83,8 +96,9 @@ def _flops(
 ) -> float:
     """Of one epoch.
 
-    Checkpointing computes the layers' forward pass twice; preference training computes the model's
-    from before as well; an activated adapter has no backward pass through prompts.
+    Checkpointing computes the layers' forward pass twice; the reference of preference training has
+    one as well, and so have answers when they are written; an activated adapter has no backward
+    pass through prompts.
     """
     forward = cost.forward_flops(work)
     if config.method == "activated_lora":
@@ -96,5 +110,6 @@ def _flops(
             work.num_scored * work.num_tokens / max(1, work.num_rows),
         )
         return forward - cost.forward_flops(answers) + cost.flops(answers)
-    repeated = forward * (is_checkpointed + (config.stages[0] == "dpo"))
+    is_written = config.stages[0] == "grpo"
+    repeated = forward * (is_checkpointed + has_reference(config) + is_written)
     return cost.flops(work) + repeated

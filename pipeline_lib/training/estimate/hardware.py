@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +17,35 @@ _CGROUP = Path("/sys/fs/cgroup")
 _UNLIMITED = "max"
 _PROBE_SECONDS = 0.3
 _PROBE_ROWS = 512
+_PROBE_BYTES = 256_000_000
+"""Far more than caches hold."""
 _MFU = Quantity(value=0.38, low=0.15, high=0.58)
 """Share of a GPU's peak that fine-tuning reaches. Published for 7B to 8B models on H100: 0.33 to
 0.43 (torchtitan's llama3_h100 benchmarks, NeMo AutoModel's LoRA), 0.58 at best; little models and
 short rows reach less."""
+_BANDWIDTH_SHARE = Quantity(value=0.6, low=0.25, high=0.9)
+"""Share of a memory's speed that reading weights reaches."""
+_GPU_BANDWIDTH: tuple[tuple[str, float], ...] = (
+    ("GB200", 8000),
+    ("B200", 8000),
+    ("H200", 4800),
+    ("GH200", 4000),
+    ("H100 PCIe", 2000),
+    ("H100 NVL", 3900),
+    ("H100", 3350),
+    ("H800", 3350),
+    ("A100", 1555),
+    ("A800", 1555),
+    ("L40S", 864),
+    ("L40", 864),
+    ("L4", 300),
+    ("A40", 696),
+    ("A30", 933),
+    ("A10G", 600),
+    ("A10", 600),
+)
+"""Of a GPU's memory in 10^9 bytes per second, by words of the device's name; the first that are in
+it count. From NVIDIA's data sheets, the slowest where a name has several."""
 _CPU_SHARE = Quantity(value=0.5, low=0.2, high=0.9)
 """Share of the speed of large matrix products: norms, rotations and attention are slower."""
 
@@ -128,6 +154,36 @@ def probe_cpu(precision: Precision, width: int) -> float:
         torch.mm(left, right)
         fastest = min(fastest, time.perf_counter() - began)
     return 2 * _PROBE_ROWS * width * 4 * width / fastest
+
+
+def bytes_per_second(hardware: Hardware, num_processes: int) -> Quantity | None:
+    """What one rank is expected to read from memory in a second; `None` where that is not known.
+
+    Args:
+        hardware: that it runs on.
+        num_processes: ranks on the node, which share a CPU's memory.
+    """
+    if hardware.device == "cpu":
+        return _scaled(_BANDWIDTH_SHARE, probe_memory() / num_processes)
+    name = hardware.name
+    known = (speed for words, speed in _GPU_BANDWIDTH if re.search(rf"\b{words}\b", name))
+    speed = next(known, None)
+    return None if speed is None else _scaled(_BANDWIDTH_SHARE, speed * 1e9)
+
+
+def probe_memory() -> float:
+    """Bytes per second that this machine's CPU reads, all of its cores, from memory.
+
+    Measured for a third of a second; the fastest time counts, as in `probe_cpu`.
+    """
+    import torch
+
+    values = torch.ones(_PROBE_BYTES // 4)
+    fastest, end = math.inf, time.perf_counter() + _PROBE_SECONDS
+    while (began := time.perf_counter()) < end:
+        values.sum()
+        fastest = min(fastest, time.perf_counter() - began)
+    return _PROBE_BYTES / fastest
 
 
 def _scaled(share: Quantity, by: float) -> Quantity:

@@ -57,6 +57,8 @@ class ModelBuild:
     """'bf16', 'fp16' or 'fp32'."""
     keeps_fp32_weights: bool
     """The trained weights themselves are fp32, and autocast computes in `precision`."""
+    fuses_layers: bool
+    """See `pipeline_lib.training.fused.fusing`."""
 
     @classmethod
     def of(cls, config: FinetuneConfig, base_path: Path, precision: str) -> Self:
@@ -67,6 +69,7 @@ class ModelBuild:
             lora=config.lora,
             precision=precision,
             keeps_fp32_weights=config.engine.zero_stage == 0,
+            fuses_layers=config.engine.fuses_layers,
         )
 
     @property

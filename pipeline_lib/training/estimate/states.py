@@ -4,6 +4,9 @@ AdamW keeps two numbers for each trained parameter, and somebody keeps the param
 DeepSpeed, beside the model (ZeRO, Rajbhandari et al. 2020, section 3: 16 bytes for each parameter
 in mixed precision), or, without it, the model. ZeRO shares out, by its stage, the optimizer's
 numbers (1), gradients (2), and weights (3) among the ranks.
+
+An objective that compares with what the model was before keeps a frozen copy of what is trained:
+of the adapter, or of the whole model, which only ZeRO 3 shares out.
 """
 
 from __future__ import annotations
@@ -29,6 +32,12 @@ class StateMemory:
     on_device: dict[str, int]
     on_host: dict[str, int]
     """What is offloaded; on a CPU it is in the same memory."""
+
+
+def has_reference(config: FinetuneConfig) -> bool:
+    """Whether the stage compares with the model that it begins with."""
+    stage = config.stages[0]
+    return stage == "dpo" or (stage == "grpo" and config.reinforcement.beta > 0)
 
 
 def checkpoint_bytes(sizes: ModelSizes, config: FinetuneConfig) -> int:
@@ -66,6 +75,8 @@ def _without_deepspeed(sizes: ModelSizes, config: FinetuneConfig, precision: str
         "gradients": trained,
         "optimizer": _ADAM_STATES * trained,
     }
+    if has_reference(config):
+        on_device["reference"] = trained
     if config.batch_arithmetic.num_ranks > 1:
         on_device["communication"] = trained  # the buckets of DistributedDataParallel
     return StateMemory(on_device=on_device, on_host={})
@@ -85,6 +96,8 @@ def _with_deepspeed(
         "optimizer": (1 + _ADAM_STATES) * _FP32 * own,
         "communication": _buckets(num_trained, width, engine.zero_stage, device),
     }
+    if has_reference(config):
+        held["reference"] = width * (num_trained if engine.zero_stage < 3 else own)
     if engine.zero_stage == 3 and num_ranks > 1:
         held["gathered weights"] = _num_gathered(sizes) * width
     offloaded: dict[str, int] = {}
@@ -95,7 +108,8 @@ def _with_deepspeed(
             offloaded["weights on their way back"] = width * own
         held["gradients"] = 0 if engine.zero_stage > 1 else held["gradients"]
     if engine.offload_parameters:
-        offloaded["weights"] = held.pop("weights")
+        for name in {"weights", "reference"} & held.keys():
+            offloaded[name] = held.pop(name)
         held.setdefault("gathered weights", _num_gathered(sizes) * width)
     return StateMemory(on_device=held, on_host=offloaded)
 

@@ -27,6 +27,9 @@ class TrainingRows:
     """Of each row the name of its group, '' for none; empty where there are no groups."""
     prefixes: Mapping[str, int] = field(default_factory=dict)
     """Tokens that all rows of a group begin with."""
+    answers: Sequence[tuple[int, int]] = ()
+    """Of each row, if it is a preference pair, the tokens of each answer with the prompt before it;
+    padded, they are two rows."""
 
     @classmethod
     def of_length(cls, num_rows: int, num_tokens: int, num_loss_tokens: int) -> Self:
@@ -49,9 +52,12 @@ class TrainingRows:
         prompts = examples.num_prompt_tokens
         learned = [n - prompt for n, prompt in zip(examples.lengths, prompts, strict=True)]
         if config.stages[0] == "dpo":
-            answers = [a + b for a, b in zip(learned[::2], learned[1::2], strict=True)]
-            lengths = [sum(pair) for pair in zip(prompts[::2], answers, strict=True)]
-            return cls(lengths=lengths, num_loss_tokens=answers)
+            both = [a + b for a, b in zip(learned[::2], learned[1::2], strict=True)]
+            return cls(
+                lengths=[sum(pair) for pair in zip(prompts[::2], both, strict=True)],
+                num_loss_tokens=both,
+                answers=list(zip(examples.lengths[::2], examples.lengths[1::2], strict=True)),
+            )
         return cls(
             lengths=examples.lengths,
             num_loss_tokens=learned,
@@ -76,6 +82,7 @@ class TrainingRows:
             lengths=[self.lengths[index] for index in kept],
             num_loss_tokens=[self.num_loss_tokens[index] for index in kept],
             groups=[self.groups[index] for index in kept] if self.groups else (),
+            answers=[self.answers[index] for index in kept] if self.answers else (),
         )
 
 
@@ -143,6 +150,8 @@ def plan_workload(config: FinetuneConfig, rows: TrainingRows) -> Workload:
     per_epoch = steps_per_epoch(
         planned, arithmetic, config.seed, schedule.num_epochs, schedule.max_steps
     )
+    if config.stages[0] == "grpo":  # questions too few for a step are left out
+        per_epoch = max(1, len(rows.lengths) // arithmetic.global_batch)
     shapes = [
         _shape(micro_batch, planned, rows, is_padded=is_padded)
         for micro_batch in _micro_batches(config, planned, per_epoch)
@@ -162,7 +171,7 @@ def _micro_batches(
     config: FinetuneConfig, planned: PlannedRows, num_steps: int
 ) -> Iterator[MicroBatch]:
     steps = plan_epoch(planned, config.batch_arithmetic, config.seed, 0, num_steps=num_steps)
-    for step in steps:
+    for step in steps[:num_steps]:
         for micro_batches in step:
             yield from filter(None, micro_batches)
 
@@ -170,6 +179,16 @@ def _micro_batches(
 def _shape(
     micro_batch: MicroBatch, planned: PlannedRows, rows: TrainingRows, *, is_padded: bool
 ) -> MicroBatchShape:
+    num_loss_tokens = sum(rows.num_loss_tokens[row] for row in micro_batch)
+    if is_padded and rows.answers:
+        segments = tuple(length for row in micro_batch for length in rows.answers[row])
+        return MicroBatchShape(
+            segments=segments,
+            parents=(_NO_PARENT,) * len(segments),
+            num_rows=len(micro_batch),
+            num_loss_tokens=num_loss_tokens,
+            is_padded=True,
+        )
     together: dict[str | int, list[int]] = {}
     for row in micro_batch:
         together.setdefault((planned.groups[row] if planned.groups else "") or row, []).append(row)
@@ -189,6 +208,6 @@ def _shape(
         segments=tuple(lengths),
         parents=tuple(parents),
         num_rows=len(micro_batch),
-        num_loss_tokens=sum(rows.num_loss_tokens[row] for row in micro_batch),
+        num_loss_tokens=num_loss_tokens,
         is_padded=is_padded,
     )

@@ -52,6 +52,16 @@ class TrainingObjective(Protocol):
 
     name: Objective
 
+    def check(self, config: FinetuneConfig, dataset: Path) -> None:
+        """Whether a dataset's folder has what is learned from, without tokenizing it.
+
+        Asked before the stages that come first are trained.
+
+        Raises:
+            ConfigError: `config`, of this stage, cannot be followed.
+            InputError: there is nothing to learn from.
+        """
+
     def prepare(self, job: PrepareJob) -> Prepared:
         """Write the files of examples.
 

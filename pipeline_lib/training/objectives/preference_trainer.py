@@ -24,7 +24,7 @@ from pipeline_lib.training.attention import register_segment_attention
 from pipeline_lib.training.batches import PlannedBatches, PlannedRows, steps_per_epoch
 from pipeline_lib.training.collation import Collator, PackedCollator, PaddedCollator
 from pipeline_lib.training.loop import LoopMixin, loop_arguments
-from pipeline_lib.training.losses import token_losses
+from pipeline_lib.training.losses import target_logits, token_losses
 from pipeline_lib.training.meter import BatchWork, causal_pairs
 from pipeline_lib.training.objectives.supervised_trainer import PlannedLoader
 
@@ -248,8 +248,7 @@ class PreferenceTrainer(LoopMixin, DPOTrainer):  # type: ignore[misc]
         told = dict(inputs)
         targets = told.pop("targets").to(self.args.device)
         lengths = told.pop("num_answer_tokens")
-        logits = model(**told).logits
-        losses = token_losses(logits.view(-1, logits.shape[-1]), targets.ids)
+        losses = token_losses(target_logits(model, told), targets.ids)
         answers = torch.arange(lengths.numel(), device=lengths.device)
         answer_of = answers.repeat_interleave(lengths.flatten())
         counted = losses[: len(answer_of)]  # an empty micro batch has one target, for nothing

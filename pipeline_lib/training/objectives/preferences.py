@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline_lib.config import BatchConfig, Objective
+from pipeline_lib.config import FinetuneConfig, Objective
 from pipeline_lib.errors import InputError
+from pipeline_lib.progress import phase
 from pipeline_lib.raft.derived.preferences import PREFERENCES_FILE, PreferencePair, iter_pairs
 from pipeline_lib.raft.keys import unit_interval
-from pipeline_lib.raft.rendering import render_prompt
-from pipeline_lib.training.examples import Example, ExampleFile, ExampleWriter, encode_exchanges
+from pipeline_lib.training.examples import Example, ExampleFile, ExampleWriter
 from pipeline_lib.training.fitting import TOO_LONG
 from pipeline_lib.training.objectives.base import Prepared, PrepareJob
+from pipeline_lib.training.objectives.pair_fitting import PairFitter
 
 if TYPE_CHECKING:
     from pipeline_lib.training.loop import LoopMixin
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 _HELD_OUT = 0.1
 """Share of the training pairs that are validated on where the dataset has no validation pairs."""
-_ENCODED_TOGETHER = 64
 
 
 class Preferences:
@@ -30,33 +30,43 @@ class Preferences:
 
     name: Objective = "dpo"
 
+    def check(self, config: FinetuneConfig, dataset: Path) -> None:  # noqa: ARG002
+        """See `TrainingObjective`."""
+        _split(_read(dataset))
+
     def prepare(self, job: PrepareJob) -> Prepared:
         """See `TrainingObjective`."""
         from transformers import AutoTokenizer
 
-        pairs = _read(job.dataset)
+        splits = _split(_read(job.dataset))
         tokenizer = AutoTokenizer.from_pretrained(job.base.path)
         prepared = Prepared(files={})
         faults = Counter[str]()
-        for split, some in _split(pairs).items():
-            path = job.run_folder / f"{split}-pairs.arrow"
-            encoded = PairEncoder(tokenizer, job.config.batch)
-            with ExampleWriter(path) as writer:
-                for pair, chosen, rejected in encoded.encode(some):
-                    writer.write(chosen)
-                    writer.write(rejected)
-                    faults[pair.fault] += split == "train"
-            if not writer.num_examples:
-                raise InputError(
-                    f"None of the {len(some)} {split} pairs of the dataset fits into "
-                    f"{job.config.batch.max_seq_len} tokens",
-                    hint="Raise finetune.batch.max_seq_len, or use fewer distractors or smaller "
-                    "chunks.",
-                )
-            prepared.files[split] = path
-            prepared.counts[f"num_{split}_rows"] = writer.num_examples // 2
-            if encoded.num_too_long:
-                prepared.dropped[f"{split}_{TOO_LONG}"] = encoded.num_too_long
+        with phase(job.progress, "Tokenizing", len(splits), "splits") as progress:
+            for split, some in splits.items():
+                path = job.run_folder / f"{split}-pairs.arrow"
+                fitter = PairFitter(tokenizer, job.config.batch)
+                with ExampleWriter(path) as writer:
+                    for chosen, rejected in fitter.encoded(some):
+                        writer.write(chosen)
+                        writer.write(rejected)
+                        faults[chosen.task] += split == "train"
+                if not writer.num_examples:
+                    raise InputError(
+                        f"None of the {len(some)} {split} pairs of the dataset fits into "
+                        f"{job.config.batch.max_seq_len} tokens",
+                        hint="Raise finetune.batch.max_seq_len, or use fewer distractors or "
+                        "smaller chunks.",
+                    )
+                prepared.files[split] = path
+                prepared.counts[f"num_{split}_rows"] = writer.num_examples // 2
+                if fitter.num_with_fewer_distractors:
+                    prepared.counts[f"{split}_rows_with_fewer_distractors"] = (
+                        fitter.num_with_fewer_distractors
+                    )
+                if fitter.num_too_long:
+                    prepared.dropped[f"{split}_{TOO_LONG}"] = fitter.num_too_long
+                progress.advance()
         prepared.details["pairs_by_fault"] = dict(sorted(faults.items()))
         return prepared
 
@@ -66,55 +76,6 @@ class Preferences:
 
         train, validation = (PairFile(plan.files[split]) for split in ("train", "validation"))
         return PreferenceTrainer(plan, model, tokenizer, train, validation)
-
-
-class PairEncoder:
-    """Tokenizes pairs, and keeps those whose answers both fit."""
-
-    def __init__(self, tokenizer: Any, batch: BatchConfig) -> None:
-        self._tokenizer = tokenizer
-        self._batch = batch
-        self.num_too_long = 0
-
-    def encode(
-        self, pairs: Sequence[PreferencePair]
-    ) -> Iterator[tuple[PreferencePair, Example, Example]]:
-        """Each pair with its chosen and its rejected answer, tokenized; too long ones left out.
-
-        A pair's fault rests on the documents it shows, by their numbers, so none of them is left
-        out to make it shorter: `fewer_distractors` drops it.
-
-        Raises:
-            InputError: one is too long, and the policy is 'error'; or there is no chat template.
-            TrainingError: the chat template changes an answer.
-        """
-        for start in range(0, len(pairs), _ENCODED_TOGETHER):
-            some = pairs[start : start + _ENCODED_TOGETHER]
-            encoded = encode_exchanges(list(_exchanges(some)), self._tokenizer)
-            for place, pair in enumerate(some):
-                chosen, rejected = (
-                    Example(
-                        row_id=pair.pair_id,
-                        input_ids=(*prompt_ids, *answer_ids),
-                        num_prompt_tokens=len(prompt_ids),
-                        task=pair.fault,
-                        prompt_group=pair.pair_id,
-                    )
-                    for prompt_ids, answer_ids in encoded[2 * place : 2 * place + 2]
-                )
-                if self._fits(pair, max(len(chosen.input_ids), len(rejected.input_ids))):
-                    yield pair, chosen, rejected
-                else:
-                    self.num_too_long += 1
-
-    def _fits(self, pair: PreferencePair, length: int) -> bool:
-        limit = self._batch.max_seq_len
-        if length > limit and self._batch.too_long == "error":
-            raise InputError(
-                f"Pair {pair.pair_id} has {length} tokens, more than the {limit} that it may have",
-                hint="Raise finetune.batch.max_seq_len, or set finetune.batch.too_long to 'drop'.",
-            )
-        return length <= limit
 
 
 class PairFile(Sequence[tuple[Example, Example]]):
@@ -180,12 +141,3 @@ def _split(pairs: Sequence[PreferencePair]) -> dict[str, list[PreferencePair]]:
         validation = [pair for pair in train if draws[pair.row_id] <= limit]
         train = [pair for pair in train if draws[pair.row_id] > limit]
     return {"train": train, "validation": validation}
-
-
-def _exchanges(
-    pairs: Iterable[PreferencePair],
-) -> Iterator[tuple[str, list[dict[str, str]], str]]:
-    for pair in pairs:
-        prompt = render_prompt(pair.question, pair.context)
-        for answer in (pair.chosen, pair.rejected):
-            yield pair.pair_id, prompt, answer

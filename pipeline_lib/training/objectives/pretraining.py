@@ -13,8 +13,9 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline_lib.config import Objective
+from pipeline_lib.config import FinetuneConfig, Objective
 from pipeline_lib.errors import InputError
+from pipeline_lib.progress import Progress, phase
 from pipeline_lib.raft.derived.pretraining import PRETRAINING_FILE, iter_pretraining
 from pipeline_lib.raft.keys import unit_interval
 from pipeline_lib.training.blocks import (
@@ -45,6 +46,10 @@ class Pretraining:
     """Learns all tokens of the corpus' text: the loss is their mean negative log-likelihood."""
 
     name: Objective = "dapt"
+
+    def check(self, config: FinetuneConfig, dataset: Path) -> None:  # noqa: ARG002
+        """See `TrainingObjective`."""
+        _document_ids(dataset)
 
     def prepare(self, job: PrepareJob) -> Prepared:
         """See `TrainingObjective`.
@@ -111,23 +116,33 @@ def _write(writer: ExampleWriter, kind: str, blocks: Iterable[list[int]]) -> int
     return writer.num_loss_tokens - before
 
 
-def _write_domain(job: PrepareJob, text: _Blocks, prepared: Prepared) -> None:
-    path = job.dataset / PRETRAINING_FILE
+def _document_ids(dataset: Path) -> list[str]:
+    path = dataset / PRETRAINING_FILE
     ids = [document.document_id for document in iter_pretraining(path)] if path.exists() else []
     if len(ids) < 2:
         raise InputError(
-            f"The dataset has the plain text of {len(ids)} training documents, but stage 'dapt' "
-            "needs two: one to learn from, and one to measure on",
-            hint="Synthesize the dataset with tasks.pretraining, which writes it, and of more "
-            "documents.",
+            f"The dataset has the plain text of {len(ids)} training documents, but the stage "
+            "'dapt' needs two: one to learn from, and one to measure on",
+            hint="Set synthesize.tasks.pretraining to true, which writes it, and synthesize again.",
         )
+    return ids
+
+
+def _counted(texts: Iterable[str], progress: Progress) -> Iterator[str]:
+    for text in texts:
+        yield text
+        progress.advance()
+
+
+def _write_domain(job: PrepareJob, text: _Blocks, prepared: Prepared) -> None:
+    path = job.dataset / PRETRAINING_FILE
+    ids = _document_ids(job.dataset)
     held_out = _held_out(ids)
-    text.write_held_out(
-        DOMAIN, (d.text for d in iter_pretraining(path) if d.document_id in held_out)
-    )
-    num_tokens = text.write_train(
-        DOMAIN, (d.text for d in iter_pretraining(path) if d.document_id not in held_out)
-    )
+    measured = (d.text for d in iter_pretraining(path) if d.document_id in held_out)
+    learned = (d.text for d in iter_pretraining(path) if d.document_id not in held_out)
+    with phase(job.progress, "Tokenizing", len(ids) - len(held_out), "documents") as progress:
+        text.write_held_out(DOMAIN, measured)
+        num_tokens = text.write_train(DOMAIN, _counted(learned, progress))
     prepared.counts |= {
         "num_domain_documents": len(ids) - len(held_out),
         "num_held_out_documents": len(held_out),

@@ -12,13 +12,14 @@ import pyarrow as pa
 
 from pipeline_lib.config import BatchConfig, FinetuneConfig, Objective
 from pipeline_lib.errors import ConfigError, InputError
+from pipeline_lib.progress import phase
 from pipeline_lib.raft.keys import unit_interval
 from pipeline_lib.raft.rendering import render_row_prompt
 from pipeline_lib.raft.rows import RaftRow, iter_rows, split_file
 from pipeline_lib.training.fitting import TOO_LONG, removal_order, without_passages
 from pipeline_lib.training.objectives.base import Prepared, PrepareJob
 from pipeline_lib.training.rewards.scoring import weights_of
-from pipeline_lib.training.rewards.separation import check_rewards
+from pipeline_lib.training.rewards.separation import Separation, check_rewards
 
 if TYPE_CHECKING:
     from pipeline_lib.training.loop import LoopMixin
@@ -44,6 +45,16 @@ class Reinforcement:
 
     name: Objective = "grpo"
 
+    def check(self, config: FinetuneConfig, dataset: Path) -> None:
+        """See `TrainingObjective`.
+
+        Raises:
+            RewardError: a reward cannot tell the rows' own answers from spoilt ones.
+        """
+        _questions_per_step(config)
+        rows = (row for row in iter_rows(dataset / split_file("train")) if _why_not(row) is None)
+        _check_rewards(config, rows)
+
     def prepare(self, job: PrepareJob) -> Prepared:
         """See `TrainingObjective`.
 
@@ -53,37 +64,34 @@ class Reinforcement:
         from transformers import AutoTokenizer
 
         settings = job.config.reinforcement
-        weights = weights_of(settings.reward_weights)
         num_per_step = _questions_per_step(job.config)
         tokenizer = AutoTokenizer.from_pretrained(job.base.path)
         prepared = Prepared(files={})
-        for split in ("train", "validation"):
-            fitter = _QuestionFitter(tokenizer, job.config.batch, settings.max_new_tokens)
-            questions: Iterable[Question] = fitter.questions(
-                iter_rows(job.dataset / split_file(split))
-            )
-            if split == "validation":
-                questions = _drawn(questions)
-            path = job.run_folder / f"{split}-questions.arrow"
-            num_questions = write_questions(path, questions)
-            prepared.files[split] = path
-            prepared.counts[f"num_{split}_rows"] = num_questions
-            prepared.dropped.update({f"{split}_{why}": n for why, n in fitter.dropped.items()})
-            least = num_per_step if split == "train" else 1
-            if num_questions < least:
-                raise InputError(
-                    f"The dataset has {num_questions} {split} questions that leave room for an "
-                    f"answer of {settings.max_new_tokens} tokens, and at least {least} are needed",
-                    hint="Raise finetune.batch.max_seq_len, lower "
-                    "finetune.reinforcement.max_new_tokens or the global batch, or synthesize "
-                    "more rows.",
+        with phase(job.progress, "Tokenizing", 2, "splits") as progress:
+            for split in ("train", "validation"):
+                fitter = _QuestionFitter(tokenizer, job.config.batch, settings.max_new_tokens)
+                questions: Iterable[Question] = fitter.questions(
+                    iter_rows(job.dataset / split_file(split))
                 )
-        measured = check_rewards(
-            iter_question_rows(prepared.files["train"]),
-            weights,
-            settings.min_separation,
-            seed=job.config.seed,
-        )
+                if split == "validation":
+                    questions = _drawn(questions)
+                path = job.run_folder / f"{split}-questions.arrow"
+                num_questions = write_questions(path, questions)
+                prepared.files[split] = path
+                prepared.counts[f"num_{split}_rows"] = num_questions
+                prepared.dropped.update({f"{split}_{why}": n for why, n in fitter.dropped.items()})
+                least = num_per_step if split == "train" else 1
+                if num_questions < least:
+                    raise InputError(
+                        f"The dataset has {num_questions} {split} questions that leave room for "
+                        f"an answer of {settings.max_new_tokens} tokens, and at least {least} are "
+                        "needed",
+                        hint="Raise finetune.batch.max_seq_len, lower "
+                        "finetune.reinforcement.max_new_tokens or the global batch, or synthesize "
+                        "more rows.",
+                    )
+                progress.advance()
+        measured = _check_rewards(job.config, iter_question_rows(prepared.files["train"]))
         prepared.details["reward_separation"] = {
             name: round(separation.share, 4) for name, separation in measured.items()
         }
@@ -127,10 +135,9 @@ class _QuestionFitter:
             InputError: a prompt is too long, and the policy is 'error'.
         """
         for row in rows:
-            if row.task not in _TASKS:
-                self.dropped["other_task"] += 1
-            elif row.target not in _TARGETS:
-                self.dropped["answered_from_memory"] += 1
+            reason = _why_not(row)
+            if reason is not None:
+                self.dropped[reason] += 1
             else:
                 question = self._fitted(row)
                 if question is None:
@@ -207,6 +214,19 @@ def _drawn(questions: Iterable[Question]) -> list[Question]:
     """Those to validate on: the same ones whatever the rows' order."""
     drawn = sorted(questions, key=lambda asked: unit_interval(asked.row.row_id, "validated"))
     return drawn[:NUM_VALIDATED]
+
+
+def _why_not(row: RaftRow) -> str | None:
+    """Why a row is no question to answer; `None` if it is one."""
+    if row.task not in _TASKS:
+        return "other_task"
+    return None if row.target in _TARGETS else "answered_from_memory"
+
+
+def _check_rewards(config: FinetuneConfig, rows: Iterable[RaftRow]) -> dict[str, Separation]:
+    settings = config.reinforcement
+    weights = weights_of(settings.reward_weights)
+    return check_rewards(rows, weights, settings.min_separation, seed=config.seed)
 
 
 def _questions_per_step(config: FinetuneConfig) -> int:

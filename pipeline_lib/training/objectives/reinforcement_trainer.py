@@ -3,11 +3,13 @@
 A row of the batch arithmetic is a question. Each is answered `num_generations` times, so a step
 learns from that many times the global batch, in micro batches of as many answers as the
 configuration gives rows. Answers of one step are written with the weights of that step: the policy
-that learns is the one that wrote.
+that learns is the one that wrote. So between steps, where checkpoints are, no answer is waiting to
+be learned from, and a resumed run equals one that never stopped.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -20,12 +22,14 @@ from trl import GRPOConfig, GRPOTrainer
 from pipeline_lib.raft.rows import RaftRow
 from pipeline_lib.training.loop import LoopMixin, loop_arguments
 from pipeline_lib.training.meter import BatchWork, causal_pairs
+from pipeline_lib.training.objectives.supervised_trainer import PlannedLoader
 from pipeline_lib.training.plan import append_event
 from pipeline_lib.training.rewards.scoring import REWARDS, rewards_of, weights_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from pipeline_lib.config import BatchArithmetic
     from pipeline_lib.training.plan import TrainingPlan
 
 _ANSWERED_TOGETHER = 8
@@ -77,6 +81,20 @@ class ReinforcementTrainer(LoopMixin, GRPOTrainer):  # type: ignore[misc]
             "num_tokens_per_epoch": num_prompt_tokens * settings.num_generations + most,
             "num_loss_tokens_per_epoch": most,
         }
+
+    def get_train_dataloader(self) -> PlannedLoader:
+        """This rank's part of each step's questions; see `QuestionBatches`."""
+        return PlannedLoader(
+            self.train_dataset,
+            batch_sampler=QuestionBatches(
+                len(self.train_dataset),
+                self.plan.batch,
+                self.plan.config.reinforcement.num_generations,
+                seed=self.plan.config.seed,
+                rank=self.args.process_index,
+            ),
+            collate_fn=self.data_collator,
+        )
 
     def work_of(self, inputs: Any) -> BatchWork:  # noqa: ARG002
         """Nothing yet: how long answers are is known when they are written; see `compute_loss`."""
@@ -202,6 +220,59 @@ class ReinforcementTrainer(LoopMixin, GRPOTrainer):  # type: ignore[misc]
         return torch.cat(log_probs), torch.cat(entropies) if compute_entropy else None, None
 
 
+class QuestionBatches:
+    """What one rank is asked, step after step: a batch sampler for torch's `DataLoader`.
+
+    TRL reads for every micro batch of a step all of the rank's questions in it, each as often as it
+    is answered, and has them answered at the first. Its own sampler draws each epoch's order after
+    those before, so a resumed run would begin with the first one's; here seed and epoch say it. The
+    questions that are left over at the end of an epoch are too few for a step, and left out of it.
+
+    Args:
+        num_questions: of the training set.
+        arithmetic: how a step is cut, in rows.
+        num_generations: answers to a question.
+        seed: of the order.
+        rank: whose questions these are.
+    """
+
+    def __init__(
+        self,
+        num_questions: int,
+        arithmetic: BatchArithmetic,
+        num_generations: int,
+        *,
+        seed: int,
+        rank: int,
+    ) -> None:
+        self._num_questions, self._arithmetic = num_questions, arithmetic
+        self._num_generations = num_generations
+        self._seed, self._rank, self._epoch = seed, rank, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Which epoch comes next; from 0."""
+        self._epoch = epoch
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = list(range(self._num_questions))
+        random.Random(f"{self._seed}/{self._epoch}").shuffle(order)  # noqa: S311
+        per_step = self._arithmetic.global_batch
+        own = per_step // self._arithmetic.num_ranks
+        for step in range(self._num_questions // per_step):
+            start = step * per_step + self._rank * own
+            questions = order[start : start + own]
+            asked = [each for each in questions for _ in range(self._num_generations)]
+            for _ in range(self._num_micro_batches):
+                yield asked
+
+    def __len__(self) -> int:
+        return self._num_questions // self._arithmetic.global_batch * self._num_micro_batches
+
+    @property
+    def _num_micro_batches(self) -> int:
+        return self._arithmetic.gradient_accumulation_steps * self._num_generations
+
+
 def reinforcement_arguments(plan: TrainingPlan, reward_weights: list[float]) -> GRPOConfig:
     """The loop's arguments, with as many micro batches more as there are answers to a question."""
     settings = plan.config.reinforcement
@@ -212,6 +283,9 @@ def reinforcement_arguments(plan: TrainingPlan, reward_weights: list[float]) -> 
         arguments["deepspeed"]["gradient_accumulation_steps"] = num_micro_batches
     return GRPOConfig(
         **arguments,
+        # A step's answers are written in it, none for the next: see the module.
+        steps_per_generation=num_micro_batches,
+        num_iterations=1,
         num_generations=settings.num_generations,
         max_completion_length=settings.max_new_tokens,
         temperature=settings.temperature,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from pipeline_lib.config import Objective
+from pipeline_lib.config import FinetuneConfig, Objective
 from pipeline_lib.errors import InputError
 from pipeline_lib.progress import phase
 from pipeline_lib.raft.rows import Split, iter_rows, split_file
@@ -28,6 +28,9 @@ class Supervised:
     """
 
     name: Objective = "sft"
+
+    def check(self, config: FinetuneConfig, dataset: Path) -> None:
+        """See `TrainingObjective`; there are rows in every dataset."""
 
     def prepare(self, job: PrepareJob) -> Prepared:
         """See `TrainingObjective`."""

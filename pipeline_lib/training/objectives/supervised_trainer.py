@@ -26,7 +26,7 @@ from pipeline_lib.training.collation import (
 )
 from pipeline_lib.training.examples import ExampleFile
 from pipeline_lib.training.loop import LoopMixin, loop_training_arguments
-from pipeline_lib.training.losses import token_losses
+from pipeline_lib.training.losses import target_logits, token_losses
 from pipeline_lib.training.meter import BatchWork, causal_pairs
 from pipeline_lib.training.plan import TrainingPlan
 
@@ -149,8 +149,7 @@ class SupervisedTrainer(LoopMixin, Trainer):  # type: ignore[misc]
 
     def _token_losses(self, model: Any, inputs: dict[str, Any], targets: Targets) -> torch.Tensor:
         """Negative log-likelihoods in the order of `targets`."""
-        logits = model(**inputs).logits
-        return token_losses(logits.view(-1, logits.shape[-1]), targets.ids)
+        return token_losses(target_logits(model, inputs), targets.ids)
 
     def pop_task_losses(self) -> dict[str, tuple[float, float]]:
         """Of each task, summed loss and number of target tokens since the last call, of all ranks.

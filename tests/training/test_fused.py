@@ -1,0 +1,325 @@
+"""Fused layers compute what the layers that they stand for compute, and keep less of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+LENGTHS, PARENTS = (150, 37, 70, 5, 200), (-1, 0, 0, -1, -1)
+"""Longer than a block, a shared context among them."""
+QWEN = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 64,
+}
+
+
+# peft asks by the name that transformers had before 5.23.
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+
+
+@pytest.mark.parametrize("window", [None, 100])
+def test_attention_by_blocks_and_its_gradients_are_those_of_the_dense_mask(
+    window: int | None,
+) -> None:
+    import torch
+    from torch.nn.functional import scaled_dot_product_attention
+
+    from pipeline_lib.training.attention import Segments
+    from pipeline_lib.training.fused.attention import block_attention
+
+    torch.manual_seed(0)
+    total = sum(LENGTHS)
+    heads = [torch.randn(1, count, total, 16, requires_grad=True) for count in (6, 2, 2)]
+    dense = [head.detach().clone().requires_grad_() for head in heads]
+    weights = torch.randn(1, total, 6, 16)
+    found = block_attention(*heads, Segments(LENGTHS, PARENTS), 0.3, window)
+    keys, values = (head.repeat_interleave(3, 1) for head in dense[1:])
+    expected = scaled_dot_product_attention(
+        dense[0], keys, values, attn_mask=_seen(window), scale=0.3
+    ).transpose(1, 2)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    for output in (found, expected):
+        (output * weights).sum().backward()
+    for one, other in zip(heads, dense, strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-4)
+
+
+def _seen(window: int | None) -> Any:
+    """Worked out token by token, from the tree's definition."""
+    import torch
+
+    starts = [sum(LENGTHS[:index]) for index in range(len(LENGTHS))]
+    mask = torch.zeros(sum(LENGTHS), sum(LENGTHS), dtype=torch.bool)
+    for index, (start, length) in enumerate(zip(starts, LENGTHS, strict=True)):
+        before: list[int] = []
+        if PARENTS[index] >= 0:
+            parent = PARENTS[index]
+            before = list(range(starts[parent], starts[parent] + LENGTHS[parent]))
+        for token in range(length):
+            line = [*before, *range(start, start + token + 1)]
+            mask[start + token, line if window is None else line[-window:]] = True
+    return mask
+
+
+def test_in_bf16_attention_by_blocks_is_no_further_off_than_torchs_own() -> None:
+    import torch
+    from torch.nn.functional import scaled_dot_product_attention
+
+    from pipeline_lib.training.attention import Segments
+    from pipeline_lib.training.fused.attention import block_attention
+
+    torch.manual_seed(0)
+    exact = [torch.randn(1, 4, 300, 64).bfloat16().double().requires_grad_() for _ in range(3)]
+    weights = torch.randn(1, 300, 4, 64).bfloat16()
+
+    def results(attend: Callable[..., Any], heads: list[Any]) -> list[Any]:
+        output = attend(*heads)
+        output.backward(weights.to(output.dtype))
+        return [output.detach().double(), *(head.grad.double() for head in heads)]
+
+    def by_torch(*heads: Any) -> Any:
+        return scaled_dot_product_attention(*heads, is_causal=True).transpose(1, 2)
+
+    def by_blocks(*heads: Any) -> Any:
+        return block_attention(*heads, Segments((300,), (-1,)), None, None)
+
+    expected = results(by_torch, exact)
+    offs = []
+    for attend in (by_blocks, by_torch):
+        heads = [head.detach().bfloat16().requires_grad_() for head in exact]
+        pairs = zip(results(attend, heads), expected, strict=True)
+        offs.append([float((found - wanted).abs().mean()) for found, wanted in pairs])
+    assert all(ours <= 1.5 * theirs for ours, theirs in zip(*offs, strict=True))
+
+
+def test_the_process_keeps_its_precision_of_matrix_products() -> None:
+    import torch
+
+    from pipeline_lib.training.attention import Segments
+    from pipeline_lib.training.fused.attention import block_attention
+
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    heads = [torch.randn(1, 2, 5, 8).bfloat16().requires_grad_() for _ in range(3)]
+    block_attention(*heads, Segments((5,), (-1,)), None, None).sum().backward()
+    assert torch.backends.mkldnn.matmul.fp32_precision == before
+
+
+@pytest.fixture(params=["llama", "qwen2"])
+def base_path(request: pytest.FixtureRequest, tmp_path: Path, tiny_model_path: Path) -> Path:
+    """The tiny Llama, and a Qwen 2, whose projections have biases."""
+    if request.param == "llama":
+        return tiny_model_path
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("qwen2", **QWEN))
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter)
+    model.save_pretrained(tmp_path / "qwen2")
+    return tmp_path / "qwen2"
+
+
+@pytest.mark.parametrize("is_checkpointed", [False, True])
+def test_a_fused_model_has_the_loss_and_gradients_of_the_model(
+    base_path: Path, *, is_checkpointed: bool
+) -> None:
+    import torch
+
+    plain, fused = _adapted(base_path), _adapted(base_path)
+    kinds = _fuse(fused)
+    num_layers = fused.config.num_hidden_layers
+    assert kinds == {"linear": 7 * num_layers, "mlp": num_layers, "norm": 2 * num_layers + 1}
+    if is_checkpointed:
+        from .conftest import enable_checkpointing
+
+        enable_checkpointing(fused)
+    losses = [_learn(model.train()) for model in (plain, fused)]
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-6, atol=1e-6)
+    expected = dict(_gradients(plain))
+    assert len(expected) == 14 * num_layers
+    for name, gradient in _gradients(fused):
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-6)
+
+
+def test_in_full_training_norms_learn_and_the_rest_is_left_as_it_is(base_path: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    plain, fused = (AutoModelForCausalLM.from_pretrained(base_path) for _ in range(2))
+    assert set(_fuse(fused)) == {"norm"}
+    for model in (plain, fused):
+        _learn(model)
+    expected = dict(_gradients(plain))
+    assert len(expected) == len(list(plain.parameters()))
+    for name, gradient in _gradients(fused):
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-6)
+
+
+def test_an_adapter_that_is_switched_off_or_merged_is_not_counted_twice(
+    tiny_model_path: Path,
+) -> None:
+    import torch
+
+    plain, fused = _adapted(tiny_model_path), _adapted(tiny_model_path)
+    _fuse(fused)
+    ids = torch.arange(3, 15)[None]
+    with torch.no_grad(), plain.disable_adapter(), fused.disable_adapter():
+        base = fused(input_ids=ids).logits
+        torch.testing.assert_close(base, plain(input_ids=ids).logits)
+    with torch.no_grad():
+        adapted = fused(input_ids=ids).logits
+        assert not torch.allclose(adapted, base, atol=1e-3)
+        fused.merge_adapter()
+        torch.testing.assert_close(fused(input_ids=ids).logits, adapted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "kinds"),
+    [({"use_dora": True}, {"norm"}), ({"lora_dropout": 0.1}, {"norm"})],
+)
+def test_other_adapters_are_computed_by_peft(
+    tiny_model_path: Path, settings: dict[str, Any], kinds: set[str]
+) -> None:
+    assert set(_fuse(_adapted(tiny_model_path, **settings))) == kinds
+
+
+def test_layers_that_only_look_alike_are_left_as_they_are(tiny_model_path: Path) -> None:
+    """Gemma's norm adds one to its weights; another MLP has a bonus of its own."""
+    model = _adapted(tiny_model_path)
+    base = model.get_base_model()
+
+    class OddMLP(type(base.model.layers[0].mlp)):  # type: ignore[misc]
+        def forward(self, x: Any) -> Any:
+            return super().forward(x) + x
+
+    class GemmaRMSNorm(type(base.model.norm)):  # type: ignore[misc]
+        def forward(self, x: Any) -> Any:
+            return super().forward(x) + x
+
+    for layer in base.model.layers:
+        layer.mlp.__class__ = OddMLP
+    base.model.norm.__class__ = GemmaRMSNorm
+    num_layers = len(base.model.layers)
+    expected = _adapted_logits(model)
+    assert _fuse(model) == {"linear": 7 * num_layers, "norm": 2 * num_layers}
+    import torch
+
+    torch.testing.assert_close(_adapted_logits(model), expected)
+
+
+def test_inputs_are_left_as_they_were() -> None:
+    """In fp32, a conversion to fp32 is no copy."""
+    import torch
+
+    from pipeline_lib.training.attention import Segments
+    from pipeline_lib.training.fused.affine import Affine
+    from pipeline_lib.training.fused.attention import block_attention
+    from pipeline_lib.training.fused.gated import gated_mlp
+    from pipeline_lib.training.fused.norm import rms_norm
+
+    def attend(inputs: Any) -> Any:
+        heads = inputs.view(1, 1, 6, 8)
+        return block_attention(heads, heads, heads, Segments((6,), (-1,)), 0.3, None)
+
+    layer = Affine(torch.randn(8, 8), None, torch.randn(2, 8), torch.randn(8, 2))
+    functions: list[Callable[[Any], Any]] = [
+        attend,
+        lambda inputs: gated_mlp(inputs, layer, layer, layer),
+        lambda inputs: rms_norm(inputs, torch.ones(8), 1e-5),
+    ]
+    for function in functions:
+        inputs = torch.randn(6, 8, requires_grad=True)
+        before = inputs.detach().clone()
+        outputs = function(inputs)
+        gradient = torch.randn_like(outputs)
+        given = gradient.clone()
+        outputs.backward(gradient)
+        assert torch.equal(inputs, before)
+        assert torch.equal(gradient, given)
+
+
+def test_a_fused_model_keeps_little_more_than_half_for_the_backward_pass(
+    tiny_model_path: Path,
+) -> None:
+    import torch
+
+    kept = []
+    for is_fused in (False, True):
+        model = _adapted(tiny_model_path, dtype=torch.bfloat16)
+        if is_fused:
+            _fuse(model)
+        kept.append(_num_kept_bytes(model))
+    assert kept[1] < 0.55 * kept[0]
+
+
+def _num_kept_bytes(model: Any) -> int:
+    import torch
+
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    storages: dict[int, Any] = {}
+
+    def keep(tensor: Any) -> Any:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            storages[storage.data_ptr()] = storage
+        return tensor
+
+    ids = torch.arange(3, 60)[None]
+    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    with hooks, torch.autocast("cpu", torch.bfloat16):
+        logits = model(input_ids=ids, logits_to_keep=1).logits
+    assert logits.requires_grad
+    return sum(storage.nbytes() for storage in storages.values())
+
+
+def _adapted(path: Path, dtype: Any = None, **settings: Any) -> Any:
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype or torch.float32)
+    model.config.use_cache = False
+    lora = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", **settings)
+    adapted = get_peft_model(model, lora)
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:  # zeros would hide what A's gradient is
+            torch.nn.init.normal_(parameter, std=0.1)
+    return adapted
+
+
+def _fuse(model: Any) -> Any:
+    from pipeline_lib.training.fused.fusing import fuse
+
+    return fuse(model)
+
+
+def _learn(model: Any) -> Any:
+    import torch
+
+    ids = torch.arange(3, 43).view(2, 20)
+    loss = model(input_ids=ids, labels=ids).loss
+    loss.backward()
+    return loss.detach()
+
+
+def _gradients(model: Any) -> Iterator[tuple[str, Any]]:
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None:
+            yield name, parameter.grad
+
+
+def _adapted_logits(model: Any) -> Any:
+    import torch
+
+    with torch.no_grad():
+        return model(input_ids=torch.arange(3, 15)[None]).logits
