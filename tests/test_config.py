@@ -14,6 +14,7 @@ from pipeline_lib import config as config_module
 from pipeline_lib.artifacts.manifest import fingerprint
 from pipeline_lib.config import (
     ChunkConfig,
+    EngineConfig,
     FinetuneConfig,
     FrozenConfig,
     IndexConfig,
@@ -69,6 +70,16 @@ def test_every_field_has_a_title_and_some_code_reads_it(
         (
             lambda: FinetuneConfig.model_validate({"batch": {"global_batch_size": 5}}),
             "must be a multiple of",
+        ),
+        (
+            lambda: FinetuneConfig(method="activated_lora", gguf=True),
+            "there is no GGUF of it",
+        ),
+        (
+            lambda: FinetuneConfig(
+                method="activated_lora", engine=EngineConfig(gradient_checkpointing="on")
+            ),
+            "does not go with gradient checkpointing",
         ),
         (lambda: SplitConfig(test_fraction=0.7, validation_fraction=0.3), "less than a tenth"),
         (lambda: SynthesizeConfig(min_rows=97), "larger than num_questions"),

@@ -94,9 +94,14 @@ class BatchArithmetic(BaseModel):
 
     def __str__(self) -> str:
         return (
-            f"{self.global_batch:,} {self.unit} per step = {self.num_ranks} ranks x "
-            f"{self.micro_batch:,} {self.unit} x {self.gradient_accumulation_steps} micro batches"
+            f"{self.global_batch:,} {self.unit} per step = {_counted(self.num_ranks, 'rank')} x "
+            f"{_counted(self.micro_batch, self.unit[:-1])} x "
+            f"{_counted(self.gradient_accumulation_steps, 'micro batch', 'micro batches')}"
         )
+
+
+def _counted(number: int, one: str, many: str = "") -> str:
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 def cut_batch(batch: BatchConfig, num_ranks: int) -> BatchArithmetic:

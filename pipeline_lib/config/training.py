@@ -280,6 +280,16 @@ class FinetuneConfig(FrozenConfig):
     def _method_fits(self) -> Self:
         if self.method == "activated_lora" and set(self.stages) != {"sft"}:
             raise ValueError("activated_lora adapts answers only: its one stage is 'sft'")
+        if self.method == "activated_lora" and self.gguf:
+            raise ValueError(
+                "activated_lora cannot be merged, so there is no GGUF of it: set gguf to false, or "
+                "use method 'lora'"
+            )
+        if self.method == "activated_lora" and self.engine.gradient_checkpointing == "on":
+            raise ValueError(
+                "activated_lora does not go with gradient checkpointing, and needs none, as only "
+                "answers are kept in memory: set engine.gradient_checkpointing to 'auto' or 'off'"
+            )
         if self.method == "full" and self.continue_from is not None:
             raise ValueError("continue_from goes on with an adapter: method 'full' has none")
         return self

@@ -49,6 +49,8 @@ class RowFitter:
         self.dropped: Counter[str] = Counter()
         """Rows left out, by reason."""
         self.num_with_fewer_distractors = 0
+        self.shortest_left_out: int | None = None
+        """Tokens of the shortest row that did not fit, after what was done to make it fit."""
 
     def examples(self, rows: Iterable[RaftRow]) -> Iterator[Example]:
         """The rows that count and fit, tokenized, in their order.
@@ -85,13 +87,21 @@ class RowFitter:
                 "or 'fewer_distractors'.",
             )
         if self._batch.too_long == "drop":
+            self._leave_out(example)
             return None
         shorter = self._with_fewer_distractors(row, example.weight)
-        self.num_with_fewer_distractors += shorter is not None
+        if len(shorter.input_ids) > limit:
+            self._leave_out(shorter)
+            return None
+        self.num_with_fewer_distractors += 1
         return shorter
 
-    def _with_fewer_distractors(self, row: RaftRow, weight: float) -> Example | None:
-        """As few left out as make it fit; `None` if it does not fit without any."""
+    def _leave_out(self, example: Example) -> None:
+        length = len(example.input_ids)
+        self.shortest_left_out = min(self.shortest_left_out or length, length)
+
+    def _with_fewer_distractors(self, row: RaftRow, weight: float) -> Example:
+        """As few left out as make it fit, or all of them."""
         order = removal_order(row)
         encoded: dict[int, Example] = {}
 
@@ -100,8 +110,10 @@ class RowFitter:
             encoded[num_left_out] = encode_row(shorter, self._tokenizer, weight)
             return len(encoded[num_left_out].input_ids) <= self._batch.max_seq_len
 
-        num_left_out = bisect_left(range(1, len(order) + 1), True, key=fits) + 1
-        return encoded[num_left_out] if num_left_out <= len(order) else None
+        num_left_out = min(bisect_left(range(1, len(order)), True, key=fits) + 1, len(order))
+        if num_left_out not in encoded:  # all of them, which is taken whether it fits or not
+            fits(num_left_out)
+        return encoded[num_left_out]
 
 
 def removal_order(row: RaftRow | PreferencePair) -> list[Passage]:

@@ -21,37 +21,22 @@ if TYPE_CHECKING:
 
 ADAPTER_CONFIG_FILE = "adapter_config.json"
 ALL_LINEAR = "all-linear"
+REFERENCE_ADAPTER = "ref"
+"""What TRL calls the copy of the adapter that a preference training compares with."""
 
 
 def check_method(config: FinetuneConfig, device: str) -> None:
-    """Refuse what a method cannot do, before any process is started.
+    """Refuse a method that this machine cannot do, before any process is started.
 
     Args:
         config: of the run.
         device: 'cpu' or 'cuda'.
 
     Raises:
-        ConfigError: 'qlora' without a GPU, without bitsandbytes or with ZeRO 3; 'activated_lora'
-            with gradient checkpointing or with GGUF.
+        ConfigError: 'qlora' without a GPU, without bitsandbytes or with ZeRO 3.
     """
-    if config.method == "qlora":
-        _check_quantization(config, device)
-    if config.method != "activated_lora":
+    if config.method != "qlora":
         return
-    if config.engine.gradient_checkpointing == "on":
-        raise ConfigError(
-            "finetune.method 'activated_lora' does not go with gradient checkpointing",
-            hint="Set engine.gradient_checkpointing to 'auto' or 'off': only answers are kept in "
-            "memory for the backward pass anyway.",
-        )
-    if config.gguf:
-        raise ConfigError(
-            "finetune.method 'activated_lora' cannot be merged, so there is no GGUF of it",
-            hint="Set finetune.gguf to false, or use method 'lora'.",
-        )
-
-
-def _check_quantization(config: FinetuneConfig, device: str) -> None:
     if device != "cuda":
         raise ConfigError(
             f"finetune.method 'qlora' needs a GPU, and this run is on {device!r}",

@@ -18,6 +18,7 @@ from typing import Any
 from pipeline_lib.errors import PreemptedError, TrainingError
 from pipeline_lib.training.diagnosis import record_error
 from pipeline_lib.training.guard import die_with_parent
+from pipeline_lib.training.model import REFERENCE_ADAPTER
 from pipeline_lib.training.plan import (
     EXPORT_FOLDER,
     HISTORY_FILE,
@@ -140,11 +141,12 @@ def _facts(trainer: Any, model: Any, plan: TrainingPlan) -> dict[str, Any]:
 
 
 def _num_parameters(model: Any, *, only_trainable: bool) -> int:
+    """Of the model that comes out: without the adapter that a preference training compares with."""
     # Under ZeRO-3 a partitioned parameter shows no elements; ds_numel is its whole size.
     return sum(
         getattr(parameter, "ds_numel", parameter.numel())
-        for parameter in model.parameters()
-        if parameter.requires_grad or not only_trainable
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad or not (only_trainable or f".{REFERENCE_ADAPTER}." in name)
     )
 
 

@@ -164,6 +164,33 @@ def test_in_full_training_norms_learn_and_the_rest_is_left_as_it_is(base_path: P
         torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-6)
 
 
+def test_in_full_training_autocast_has_its_way(tiny_model_path: Path) -> None:
+    """Weights in fp32, products in bf16: so trains ZeRO 0, on packed rows."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from pipeline_lib.training.attention import Segments, no_mask, register_segment_attention
+
+    ids, positions = torch.arange(3, 63)[None], torch.arange(60)[None]
+    losses, norms = [], []
+    for is_fused in (False, True):
+        model = AutoModelForCausalLM.from_pretrained(tiny_model_path)
+        inputs: dict[str, Any] = {"input_ids": ids, "position_ids": positions}
+        if is_fused:
+            _fuse(model)
+            model.set_attn_implementation(register_segment_attention())
+            inputs |= {"attention_mask": no_mask(), "segments": Segments((60,), (-1,))}
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = model(**inputs, labels=ids).loss
+        loss.backward()
+        assert loss.isfinite()
+        losses.append(loss.item())
+        gradients = [gradient for _, gradient in _gradients(model)]
+        norms.append(float(torch.nn.utils.get_total_norm(gradients)))
+    assert losses[1] == pytest.approx(losses[0], rel=0.01)
+    assert norms[1] == pytest.approx(norms[0], rel=0.05)
+
+
 def test_an_adapter_that_is_switched_off_or_merged_is_not_counted_twice(
     tiny_model_path: Path,
 ) -> None:

@@ -261,14 +261,6 @@ def test_qlora_is_refused_without_gpu_or_bitsandbytes(monkeypatch: pytest.Monkey
     check("cuda", method="qlora")
 
 
-def test_an_activated_lora_is_refused_what_it_cannot_do() -> None:
-    with pytest.raises(ConfigError, match="does not go with gradient checkpointing"):
-        check(method="activated_lora", engine={"gradient_checkpointing": "on"})
-    with pytest.raises(ConfigError, match="there is no GGUF of it"):
-        check(method="activated_lora", gguf=True)
-    check(method="activated_lora")
-
-
 @pytest.mark.gpu
 def test_qlora_keeps_the_base_in_four_bits(plan: Any) -> None:
     pytest.importorskip("bitsandbytes")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -356,3 +357,6 @@ def test_two_ranks_of_zero_3_go_on_with_an_adapter_as_one_process_does(
     for key in ("loss", "grad_norm", "rewards/margins", "eval_loss"):
         expected = {e["step"]: e[key] for e in alone.state.log_history if key in e}
         assert history(ranks, key) == pytest.approx(expected, rel=1e-4, abs=1e-6), key
+    own = [p.numel() for name, p in first.model.named_parameters() if ".ref." not in name]
+    started = json.loads(ranks.events_path.read_text().splitlines()[0])
+    assert started["num_parameters"] == sum(own)

@@ -123,7 +123,9 @@ def test_every_task_of_the_dataset_is_learned_and_counted(
 
 def test_a_dataset_of_which_nothing_fits_is_refused(tiny_model_path: Path, tmp_path: Path) -> None:
     long = make_row(1, padding="long " * 500)
-    with pytest.raises(InputError, match="None of the 1 train rows fits into 1500 tokens"):
+    with pytest.raises(
+        InputError, match="None of the 1 train rows fits into 1500 tokens; the shortest has 3136"
+    ):
         Supervised().prepare(_job(tiny_model_path, tmp_path, {"train": [long]}))
 
 

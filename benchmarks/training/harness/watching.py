@@ -20,12 +20,12 @@ from typing import Any
 import psutil
 
 from benchmarks.training.harness.job import JOB_FILE, OUTPUT_FILE, ArmJob, ArmName
+from pipeline_lib.training.nodes import KEPT_MEMORY
 from pipeline_lib.training.plan import EVENTS_FILE, EventReader
 
 _POLL_SECONDS = 0.005
 _MEMORY_EVERY_SECONDS = 0.25
 _TAIL_CHARACTERS = 3000
-_MMAP_THRESHOLD_BYTES = 1 << 20
 
 
 class ArmFailedError(Exception):
@@ -114,8 +114,7 @@ def _environment(job: ArmJob) -> dict[str, str]:
     if job.device == "cpu":
         threads = max(1, (os.cpu_count() or 1) // job.num_ranks)
         environment.setdefault("OMP_NUM_THREADS", str(threads))
-        environment.setdefault("MALLOC_MMAP_THRESHOLD_", str(_MMAP_THRESHOLD_BYTES))
-        environment.setdefault("MALLOC_TRIM_THRESHOLD_", str(_MMAP_THRESHOLD_BYTES))
+        environment = KEPT_MEMORY | environment
     return environment
 
 

@@ -1,9 +1,9 @@
 """Attention over the segments of a packed sequence by matrix products, block of queries by block.
 
 For processors: there, torch's flash attention spends most of its time outside of matrix products,
-and takes two to three times as long as this (`benchmarks.training.cpu_attention`). Nothing as large
-as the square of the length is kept; weights are computed again in the backward pass, for a block of
-queries and the keys that it sees.
+and takes up to twice as long as this, the shorter the rows (`benchmarks.training.cpu_attention`).
+Nothing as large as the square of the length is kept; weights are computed again in the backward
+pass, for a block of queries and the keys that it sees.
 
 In bf16, products are of bf16 numbers and the scores and their softmax in fp32, as in torch's own.
 """
@@ -203,5 +203,8 @@ def block_attention(
     """
     pieces = segments.cached(("blocks", window), lambda: tuple(_pieces(segments, window)))
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    outputs: Tensor = _BlockAttention.apply(query[0], key[0], value[0], pieces, scale)  # type: ignore[no-untyped-call]
+    # Autocast leaves queries and keys in fp32, as rotary positions make them, and values in bf16.
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype
+    heads = (part[0].to(dtype) for part in (query, key, value))
+    outputs: Tensor = _BlockAttention.apply(*heads, pieces, scale)  # type: ignore[no-untyped-call]
     return outputs[None]

@@ -26,15 +26,13 @@ from pipeline_lib.training.collation import Collator, PackedCollator, PaddedColl
 from pipeline_lib.training.loop import LoopMixin, loop_arguments
 from pipeline_lib.training.losses import target_logits, token_losses
 from pipeline_lib.training.meter import BatchWork, causal_pairs
+from pipeline_lib.training.model import REFERENCE_ADAPTER
 from pipeline_lib.training.objectives.supervised_trainer import PlannedLoader
 
 if TYPE_CHECKING:
     from pipeline_lib.training.examples import Example
     from pipeline_lib.training.objectives.preferences import PairFile
     from pipeline_lib.training.plan import TrainingPlan
-
-REFERENCE_ADAPTER = "ref"
-"""What TRL calls the copy of the adapter."""
 
 
 def preference_loss(

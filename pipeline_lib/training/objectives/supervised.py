@@ -73,10 +73,12 @@ def _write_split(job: PrepareJob, split: Split, prepared: Prepared) -> Path:
             writer.write(example)
             num_rows[example.task] += 1
     if not num_rows:
+        shortest = fitter.shortest_left_out
         raise InputError(
             f"None of the {fitter.dropped.total()} {split} rows fits into {batch.max_seq_len} "
-            "tokens",
-            hint="Raise finetune.batch.max_seq_len, or use fewer distractors or smaller chunks.",
+            f"tokens{f'; the shortest has {shortest}' if shortest else ''}",
+            hint="Raise finetune.batch.max_seq_len, or make the dataset with fewer distractors or "
+            "smaller chunks.",
         )
     prepared.counts[f"num_{split}_rows"] = num_rows.total()
     if len(num_rows) > 1:
