@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.training.rows import read_dataset_rows
+from benchmarks.training.rows import encode_fitting, read_dataset_rows
 from pipeline_lib.config import FinetuneConfig
 from pipeline_lib.config.base import BUNDLED_LANGUAGE_MODEL
 from pipeline_lib.evaluation.statistics import Resampling, compare_means
@@ -25,7 +25,7 @@ from pipeline_lib.models import resolve_model
 from pipeline_lib.raft.rows import read_rows
 from pipeline_lib.settings import load_settings
 from pipeline_lib.training.estimate.hardware import this_machine
-from pipeline_lib.training.examples import Example, encode_row, write_examples
+from pipeline_lib.training.examples import write_examples
 from pipeline_lib.training.launcher import run_training
 from pipeline_lib.training.packing import resolve_layout
 from pipeline_lib.training.plan import TrainingPlan
@@ -88,12 +88,6 @@ def _losses_by_row(event: dict[str, Any]) -> dict[str, float]:
     return {name: value for name, value in event.items() if name.startswith("loss_row-")}
 
 
-def encode(rows: list[Any], tokenizer: Any, max_seq_len: int) -> list[Example]:
-    """The rows that fit."""
-    examples = [encode_row(row, tokenizer) for row in rows]
-    return [example for example in examples if len(example.input_ids) <= max_seq_len]
-
-
 def main() -> None:
     """Train both and compare."""
     from transformers import AutoTokenizer
@@ -112,14 +106,16 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(base)
     learned = [
         replace(example, task=_LEARNED_TASK)
-        for example in encode(
+        for example in encode_fitting(
             read_dataset_rows(settings, arguments.dataset), tokenizer, arguments.max_seq_len
         )
     ]
     test_rows = read_rows(Path(arguments.dataset) / "test.parquet")
     measured = [
         replace(example, task=f"row-{number}")
-        for number, example in enumerate(encode(test_rows, tokenizer, arguments.max_seq_len))
+        for number, example in enumerate(
+            encode_fitting(test_rows, tokenizer, arguments.max_seq_len)
+        )
     ]
     print(f"{len(learned)} rows learned, {len(measured)} measured")
     losses: dict[str, list[float]] = {method: [] for method in METHODS}

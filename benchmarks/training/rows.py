@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import argparse
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -175,6 +176,14 @@ def read_dataset_rows(settings: Settings, dataset: str) -> list[RaftRow]:
     return sorted(rows, key=lambda row: seen[row.context_group or row.row_id])
 
 
+def encode_fitting(rows: Iterable[RaftRow], tokenizer: Any, max_seq_len: int) -> Iterator[Example]:
+    """The rows that fit, tokenized."""
+    for row in rows:
+        example = encode_row(row, tokenizer)
+        if len(example.input_ids) <= max_seq_len:
+            yield example
+
+
 def encode_up_to(
     rows: Iterable[RaftRow], tokenizer: Any, num_rows: int, max_seq_len: int
 ) -> list[Example]:
@@ -183,13 +192,9 @@ def encode_up_to(
     Raises:
         ValueError: there are fewer.
     """
-    examples = []
-    for row in rows:
-        example = encode_row(row, tokenizer)
-        if len(example.input_ids) <= max_seq_len:
-            examples.append(example)
-        if len(examples) == num_rows:
-            return examples
+    examples = list(islice(encode_fitting(rows, tokenizer, max_seq_len), num_rows))
+    if len(examples) == num_rows:
+        return examples
     raise ValueError(
         f"only {len(examples)} rows fit into {max_seq_len} tokens, not {num_rows}: ask for fewer "
         "(--rows) or raise --max-seq-len"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 from pipeline_lib.config import BatchConfig
 from pipeline_lib.errors import ConfigError, InputError
@@ -13,6 +13,7 @@ from pipeline_lib.raft.derived.preferences import PreferencePair
 from pipeline_lib.raft.rows import TASKS, Origin, Passage, RaftRow
 from pipeline_lib.training.examples import Example, encode_row, encode_rows
 
+_Encoded = TypeVar("_Encoded")
 _ENCODED_TOGETHER = 128
 _BY_RELEVANCE: tuple[Origin, ...] = (
     "random",
@@ -102,18 +103,38 @@ class RowFitter:
 
     def _with_fewer_distractors(self, row: RaftRow, weight: float) -> Example:
         """As few left out as make it fit, or all of them."""
-        order = removal_order(row)
-        encoded: dict[int, Example] = {}
 
-        def fits(num_left_out: int) -> bool:
-            shorter = without_passages(row, order[:num_left_out])
-            encoded[num_left_out] = encode_row(shorter, self._tokenizer, weight)
-            return len(encoded[num_left_out].input_ids) <= self._batch.max_seq_len
+        def encode(left_out: Sequence[Passage]) -> Example:
+            return encode_row(without_passages(row, left_out), self._tokenizer, weight)
 
-        num_left_out = min(bisect_left(range(1, len(order)), True, key=fits) + 1, len(order))
-        if num_left_out not in encoded:  # all of them, which is taken whether it fits or not
-            fits(num_left_out)
-        return encoded[num_left_out]
+        def fits(example: Example) -> bool:
+            return len(example.input_ids) <= self._batch.max_seq_len
+
+        return with_fewest_left_out(removal_order(row), encode, fits)
+
+
+def with_fewest_left_out(
+    order: Sequence[Passage],
+    encode: Callable[[Sequence[Passage]], _Encoded],
+    fits: Callable[[_Encoded], bool],
+) -> _Encoded:
+    """What is encoded without as few passages as make it fit, at least one; or without all.
+
+    Args:
+        order: in which passages are left out.
+        encode: without some of them.
+        fits: whether what was encoded is short enough.
+    """
+    encoded: dict[int, _Encoded] = {}
+
+    def fits_without(num_left_out: int) -> bool:
+        encoded[num_left_out] = encode(order[:num_left_out])
+        return fits(encoded[num_left_out])
+
+    num_left_out = min(bisect_left(range(1, len(order)), True, key=fits_without) + 1, len(order))
+    if num_left_out not in encoded:  # all of them, which is taken whether it fits or not
+        fits_without(num_left_out)
+    return encoded[num_left_out]
 
 
 def removal_order(row: RaftRow | PreferencePair) -> list[Passage]:

@@ -46,6 +46,39 @@ def run_root(run_id: str) -> str:
     return f"training/{run_id}/"
 
 
+class Beating:
+    """Calls `beat` with a number that grows, when the block begins and every few seconds in it.
+
+    Args:
+        beat: writes a sign of life to the store.
+        unheard: said in the log when the store cannot be reached, for which others have patience.
+    """
+
+    def __init__(self, beat: Callable[[int], None], unheard: str) -> None:
+        self._beat = beat
+        self._unheard = unheard
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._keep_beating, name="presence", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._beat(0)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_over.set()
+        self._thread.join()
+
+    def _keep_beating(self) -> None:
+        number = 0
+        while not self._is_over.wait(_BEAT_SECONDS):
+            number += 1
+            try:
+                self._beat(number)
+            except StoreError as error:
+                logger.warning("%s: %s", self._unheard, error)
+
+
 class Presence:
     """Says of this machine that it takes part, for as long as the block runs.
 
@@ -62,12 +95,10 @@ class Presence:
         self._root = f"{_nodes_root(run_id)}{node}/"
         self._node = node
         self._has_told = False
-        self._is_over = threading.Event()
-        self._beating = threading.Thread(target=self._keep_beating, name="presence", daemon=True)
+        self._beating = Beating(self._beat, "Node 0 was not told that this machine lives")
 
     def __enter__(self) -> Self:
-        self._beat(0)
-        self._beating.start()
+        self._beating.__enter__()
         return self
 
     def __exit__(
@@ -76,8 +107,7 @@ class Presence:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._is_over.set()
-        self._beating.join()
+        self._beating.__exit__()
         try:
             if error is not None and not self._has_told:
                 self.tell(NodeReport.of(self._node, error))
@@ -92,15 +122,6 @@ class Presence:
 
     def _beat(self, number: int) -> None:
         self._partial.put(self._root + _ALIVE, str(number).encode())
-
-    def _keep_beating(self) -> None:
-        number = 0
-        while not self._is_over.wait(_BEAT_SECONDS):
-            number += 1
-            try:
-                self._beat(number)
-            except StoreError as error:  # node 0 is patient for longer than one beat
-                logger.warning("Node 0 was not told that this machine lives: %s", error)
 
 
 class OtherNodes:

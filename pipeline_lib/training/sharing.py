@@ -15,8 +15,6 @@ store already, and fetched from where it lies.
 from __future__ import annotations
 
 import json
-import logging
-import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -30,16 +28,13 @@ from pydantic import BaseModel, ConfigDict
 from pipeline_lib.artifacts.manifest import ArtifactRef
 from pipeline_lib.artifacts.object_store import sha256_file
 from pipeline_lib.artifacts.partial import PartialWork
-from pipeline_lib.errors import ArtifactCorruptError, StoreError
+from pipeline_lib.errors import ArtifactCorruptError
 from pipeline_lib.models import ResolvedModel
 from pipeline_lib.training.checkpoints import fetch_best_checkpoint, fetch_checkpoint
 from pipeline_lib.training.plan import CHECKPOINTS_FOLDER, TrainingPlan
-from pipeline_lib.training.presence import OtherNodes, run_root
-
-logger = logging.getLogger(__name__)
+from pipeline_lib.training.presence import Beating, OtherNodes, run_root
 
 _CURRENT = "training/current.json"
-_BEAT_SECONDS = 3.0
 _RUN, _BASE, _PREVIOUS = "{run}", "{base}", "{previous}"
 _RUN_ID_LENGTH = 12
 _TRAINER_STATE = "trainer_state.json"
@@ -114,29 +109,15 @@ class SharedTraining:
             resumed_step=_step_of(plan.resume_from) if plan.resume_from else None,
         )
         self.partial.put(f"{root}plan.json", shared.model_dump_json(indent=1).encode())
-        self._beat(1)
-        is_over = threading.Event()
-        beating = threading.Thread(target=self._keep_beating, args=(is_over,), daemon=True)
-        beating.start()
         try:
-            yield
+            with Beating(self._beat, "Other machines were not told that this one lives"):
+                yield
         finally:
-            is_over.set()
-            beating.join()
             self.partial.delete(_CURRENT)
 
     def _beat(self, number: int) -> None:
         beat = Beat(run_id=self.run_id, number=number)
         self.partial.put(_CURRENT, beat.model_dump_json().encode())
-
-    def _keep_beating(self, is_over: threading.Event) -> None:
-        number = 1
-        while not is_over.wait(_BEAT_SECONDS):
-            number += 1
-            try:
-                self._beat(number)
-            except StoreError as error:  # the others are patient for longer than one beat
-                logger.warning("Other machines were not told that this one lives: %s", error)
 
 
 class JoinedTraining:

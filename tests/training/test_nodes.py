@@ -17,7 +17,7 @@ from pipeline_lib.config import FinetuneConfig, LaunchConfig
 from pipeline_lib.errors import ConfigError, ModelNotFoundError, TrainingError
 from pipeline_lib.models import resolve_model
 from pipeline_lib.stage import Workspace
-from pipeline_lib.training import joining, sharing
+from pipeline_lib.training import joining, presence
 from pipeline_lib.training.checkpoints import (
     best_step,
     complete_steps,
@@ -240,7 +240,7 @@ def test_a_machine_with_another_base_model_does_not_take_part(
     make_plan: PlanFactory,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sharing, "_BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(presence, "_BEAT_SECONDS", 0.05)
     monkeypatch.setattr(joining, "_LOOK_SECONDS", 0.1)
     other = SharedTraining(
         ref=REF,

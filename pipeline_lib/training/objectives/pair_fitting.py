@@ -7,7 +7,6 @@ micro batch in tokens, which has room for the longest row.
 from __future__ import annotations
 
 import re
-from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -17,7 +16,7 @@ from pipeline_lib.raft.derived.preferences import PreferencePair
 from pipeline_lib.raft.rendering import parse_answer, render_prompt
 from pipeline_lib.raft.rows import Passage
 from pipeline_lib.training.examples import Example, encode_exchanges
-from pipeline_lib.training.fitting import removal_order
+from pipeline_lib.training.fitting import removal_order, with_fewest_left_out
 
 _ENCODED_TOGETHER = 64
 _CITATION = re.compile(r'(?<=<quote doc=")\d+(?=">)')
@@ -93,14 +92,16 @@ class PairFitter:
         """As few left out as make it fit; `None` if it does not fit without any."""
         cited = cited_passages(pair)
         order = [passage for passage in removal_order(pair) if passage not in cited]
-        found: dict[int, EncodedPair] = {}
 
-        def fits(num_left_out: int) -> bool:
-            (found[num_left_out],) = self._encode([without_passages(pair, order[:num_left_out])])
-            return _length(found[num_left_out]) <= self._batch.max_seq_len
+        def encode(left_out: Sequence[Passage]) -> EncodedPair:
+            (encoded,) = self._encode([without_passages(pair, left_out)])
+            return encoded
 
-        num_left_out = bisect_left(range(1, len(order) + 1), True, key=fits) + 1
-        return found[num_left_out] if num_left_out <= len(order) else None
+        def fits(encoded: EncodedPair) -> bool:
+            return _length(encoded) <= self._batch.max_seq_len
+
+        shortened = with_fewest_left_out(order, encode, fits)
+        return shortened if fits(shortened) else None
 
 
 def cited_passages(pair: PreferencePair) -> list[Passage]:
