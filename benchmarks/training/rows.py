@@ -23,7 +23,8 @@ from typing import Any
 from pipeline_lib.artifacts.store import ArtifactStore
 from pipeline_lib.raft.rows import Passage, Provenance, Quote, RaftRow, ReasoningStep, read_rows
 from pipeline_lib.settings import Settings
-from pipeline_lib.training.examples import Example, common_prefix_length, encode_row
+from pipeline_lib.training.examples import Example, encode_row
+from pipeline_lib.training.prefixes import prefix_tree
 
 _SPREAD = 0.15
 """Contexts, and passages within them, are longer or shorter than the mean by up to this share."""
@@ -210,22 +211,16 @@ class TokenCounts:
     """Prompt and answer of every row."""
     answer: int
     shared: int
-    """Of `input`, when the common beginning of rows of one context is counted once."""
+    """Of `input`, when what rows begin with alike is counted once."""
 
 
 def count_tokens(examples: Sequence[Example]) -> TokenCounts:
-    """Tokens of rows; those of one context share what all of their prompts begin with."""
-    groups: dict[str, list[Example]] = {}
-    for example in examples:
-        if example.prompt_group:
-            groups.setdefault(example.prompt_group, []).append(example)
-    total = sum(len(example.input_ids) for example in examples)
-    saved = sum((len(group) - 1) * common_prefix_length(group) for group in groups.values())
+    """Tokens of rows that could all be in one micro batch."""
     return TokenCounts(
         rows=len(examples),
-        input=total,
+        input=sum(len(example.input_ids) for example in examples),
         answer=sum(example.num_loss_tokens for example in examples),
-        shared=total - saved,
+        shared=sum(branch.length for branch in prefix_tree(examples)),
     )
 
 

@@ -56,8 +56,9 @@ class BatchConfig(FrozenConfig):
     share_contexts: bool = Field(
         True,
         title="Share contexts",
-        description="Rows with the same passages in the same order (contexts.questions_per_context "
-        "of the dataset) are trained as one sequence: same gradients, fewer tokens.",
+        description="What rows begin with alike, the instruction and, with "
+        "contexts.questions_per_context of the dataset, the passages, is computed once: same "
+        "gradients, fewer tokens.",
     )
     layout: Literal["auto", "packed", "padded"] = operational(
         "auto",

@@ -6,8 +6,8 @@ RAFT prompts are long and answers short. Three things follow:
   whose next token is learned (`logits_to_keep`); the trainer takes the loss from these logits.
 - Rows are laid end to end in one sequence without padding, and the model's attention is told where
   they end (see `attention`).
-- Rows that begin alike, because they ask about one context, are a tree: what they share is there
-  once, and each goes on from it.
+- Rows that begin alike, with one instruction or one context, are a tree: what they share is there
+  once, and each goes on from it (see `prefixes`).
 
 Position ids restart with each row and go on behind what is shared, so every token is where it would
 be if its row were alone. `PaddedCollator` is for models whose attention cannot be told where rows
@@ -25,11 +25,9 @@ import numpy as np
 import torch
 
 from pipeline_lib.training.attention import Segments, no_mask
-from pipeline_lib.training.examples import Example, ExampleFile, common_prefix_length
+from pipeline_lib.training.examples import Example
+from pipeline_lib.training.prefixes import NO_PARENT, Branch, prefix_tree, rows_apart
 
-MIN_SHARED_TOKENS = 32
-"""What is shared is laid out once from here on; below, a call of attention costs more than it."""
-_NO_PARENT = -1
 _PAD_ID = 0
 """Any id does: no token looks at padding, and no loss is taken on it."""
 
@@ -62,7 +60,7 @@ class PackedCollator:
 
     Args:
         tasks: numbered in this order.
-        share_contexts: whether examples of one prompt group become a tree.
+        share_contexts: whether examples that begin alike become a tree.
     """
 
     def __init__(self, tasks: Sequence[str], *, share_contexts: bool) -> None:
@@ -83,72 +81,37 @@ class PackedCollator:
             `input_ids = [[5, 6, 7, 8, 9, 10]]`, `position_ids = [[0, 1, 2, 3, 0, 1]]`,
             `logits_to_keep = [1, 2, 4]` and `targets.ids = [7, 8, 10]`.
         """
-        packed = _Packed()
-        for shared, rows in self._arranged(examples):
-            packed.add(shared, rows)
-        if not examples:
-            packed.add_nothing()
+        branches = (prefix_tree if self._share_contexts else rows_apart)(examples)
+        ids = [np.asarray(examples[b.row].input_ids[b.start : b.stop]) for b in branches]
+        positions = [np.arange(branch.start, branch.stop) for branch in branches]
+        kept = _positions_learned_from(branches, examples)
+        if not examples:  # a token whose one target weighs nothing
+            ids, positions, kept = [np.array([_PAD_ID])], [np.array([0])], [np.array([0])]
         return {
-            "input_ids": torch.from_numpy(np.concatenate(packed.ids))[None],
-            "position_ids": torch.from_numpy(np.concatenate(packed.positions))[None],
+            "input_ids": torch.from_numpy(np.concatenate(ids).astype(np.int64))[None],
+            "position_ids": torch.from_numpy(np.concatenate(positions))[None],
             "attention_mask": no_mask(),
-            "segments": Segments(tuple(packed.lengths), tuple(packed.parents)),
-            "logits_to_keep": torch.from_numpy(np.concatenate(packed.kept)),
-            "targets": _targets(packed.rows, self._tasks),
+            "segments": Segments(
+                tuple(map(len, ids)), tuple(branch.parent for branch in branches) or (NO_PARENT,)
+            ),
+            "logits_to_keep": torch.from_numpy(np.concatenate(kept)),
+            "targets": _targets(examples, self._tasks),
         }
 
-    def _arranged(self, examples: Sequence[Example]) -> list[tuple[int, list[Example]]]:
-        """Trees and single rows, each with the number of tokens that are shared in it."""
-        groups: dict[str | int, list[Example]] = {}
-        for number, example in enumerate(examples):
-            name = example.prompt_group if self._share_contexts else ""
-            groups.setdefault(name or number, []).append(example)
-        arranged: list[tuple[int, list[Example]]] = []
-        for rows in groups.values():
-            shared = common_prefix_length(rows) if len(rows) > 1 else 0
-            if shared >= MIN_SHARED_TOKENS:
-                arranged.append((shared, rows))
-            else:
-                arranged.extend((0, [row]) for row in rows)
-        return arranged
 
-
-class _Packed:
-    """A packed sequence in the making."""
-
-    def __init__(self) -> None:
-        self.ids: list[np.ndarray[Any, Any]] = []
-        self.positions: list[np.ndarray[Any, Any]] = []
-        self.kept: list[np.ndarray[Any, Any]] = []
-        self.lengths: list[int] = []
-        self.parents: list[int] = []
-        self.rows: list[Example] = []
-        self._length = 0
-
-    def add(self, shared: int, rows: Sequence[Example]) -> None:
-        """A row, or several that begin with `shared` tokens alike."""
-        parent = _NO_PARENT
-        if shared:
-            parent = len(self.lengths)
-            self._add_segment(np.asarray(rows[0].input_ids[:shared]), 0, _NO_PARENT)
-        for row in rows:
-            start = self._length - shared  # where the row would begin if it shared nothing
-            self._add_segment(np.asarray(row.input_ids[shared:]), shared, parent)
-            learned_from = np.arange(row.num_prompt_tokens - 1, len(row.input_ids) - 1)
-            self.kept.append(start + learned_from)
-            self.rows.append(row)
-
-    def add_nothing(self) -> None:
-        """A token of which nothing is learned: its one target weighs nothing."""
-        self._add_segment(np.array([_PAD_ID]), 0, _NO_PARENT)
-        self.kept.append(np.array([0]))
-
-    def _add_segment(self, ids: np.ndarray[Any, Any], position: int, parent: int) -> None:
-        self.ids.append(ids.astype(np.int64))
-        self.positions.append(np.arange(position, position + len(ids)))
-        self.lengths.append(len(ids))
-        self.parents.append(parent)
-        self._length += len(ids)
+def _positions_learned_from(
+    branches: Sequence[Branch], rows: Sequence[Example]
+) -> list[np.ndarray[Any, Any]]:
+    """Of each row, where in the sequence its targets are predicted."""
+    found = {}
+    begin = 0
+    for branch in branches:
+        if branch.is_row:
+            row = rows[branch.row]
+            in_row = np.arange(row.num_prompt_tokens - 1, len(row.input_ids) - 1)
+            found[branch.row] = begin - branch.start + in_row
+        begin += branch.length
+    return [found[row] for row in range(len(rows))]
 
 
 class PaddedCollator:
@@ -199,17 +162,3 @@ def _targets(rows: Sequence[Example], tasks: dict[str, int]) -> Targets:
         tasks=torch.from_numpy(np.repeat([tasks[row.task] for row in rows], counts)),
         num_rows=len(rows),
     )
-
-
-def shared_prefixes(examples: ExampleFile) -> dict[str, int]:
-    """Of each prompt group with at least two examples, the tokens that all of them begin with."""
-    members: dict[str, list[int]] = {}
-    for index, group in enumerate(examples.prompt_groups):
-        if group:
-            members.setdefault(group, []).append(index)
-    lengths = {
-        group: common_prefix_length([examples[index] for index in indices])
-        for group, indices in members.items()
-        if len(indices) > 1
-    }
-    return {group: length for group, length in lengths.items() if length >= MIN_SHARED_TOKENS}

@@ -17,7 +17,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, overload
 
-import numpy as np
 import pyarrow as pa
 
 from pipeline_lib.corpus.writing import to_table
@@ -251,14 +250,3 @@ class ExampleFile(Sequence[Example]):
             weight=self.weights[index],
             prompt_group=self.prompt_groups[index],
         )
-
-
-def common_prefix_length(examples: Sequence[Example]) -> int:
-    """Tokens with which all the prompts begin, as many as leave each at least one of its own."""
-    first = np.asarray(examples[0].input_ids)
-    length = min(example.num_prompt_tokens for example in examples) - 1
-    for example in examples[1:]:
-        differs = first[:length] != np.asarray(example.input_ids[:length])
-        if differs.any():
-            length = int(differs.argmax())
-    return length

@@ -28,7 +28,7 @@ from pipeline_lib.training.uploading import CheckpointUploader
 
 logger = logging.getLogger(__name__)
 
-FINETUNE_STAGE_VERSION = 3
+FINETUNE_STAGE_VERSION = 4
 
 
 def finetune(

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipeline_lib.training.collation import (
-    MIN_SHARED_TOKENS,
-    PackedCollator,
-    PaddedCollator,
-    shared_prefixes,
-)
-from pipeline_lib.training.examples import Example, ExampleFile, write_examples
+from pipeline_lib.training.collation import PackedCollator, PaddedCollator
+from pipeline_lib.training.examples import Example
+from pipeline_lib.training.prefixes import MIN_SHARED_TOKENS
 
 from .conftest import enable_checkpointing, random_examples
 
@@ -45,12 +42,12 @@ def test_the_worked_example_of_the_padded_layout() -> None:
     assert batch["targets"].ids.tolist() == [7, 8, 10]
 
 
-def test_what_rows_of_a_group_share_is_there_once_and_each_goes_on_from_it() -> None:
+def test_what_rows_share_is_there_once_and_each_goes_on_from_it() -> None:
     prefix = tuple(range(100, 100 + MIN_SHARED_TOKENS))
     rows = [
-        Example("a", (*prefix, 1, 2, 3), len(prefix) + 2, prompt_group="g"),
+        Example("a", (*prefix, 1, 2, 3), len(prefix) + 2),
         Example("b", (50, 51), 1),
-        Example("c", (*prefix, 4, 5), len(prefix) + 1, prompt_group="g"),
+        Example("c", (*prefix, 4, 5), len(prefix) + 1),
     ]
     batch = PackedCollator(TASKS, share_contexts=True)(rows)
     n = len(prefix)
@@ -58,14 +55,14 @@ def test_what_rows_of_a_group_share_is_there_once_and_each_goes_on_from_it() -> 
     assert batch["position_ids"].tolist() == [[*range(n), n, n + 1, n + 2, n, n + 1, 0, 1]]
     assert batch["segments"].lengths == (n, 3, 2, 2)
     assert batch["segments"].parents == (-1, 0, 0, -1)
-    assert batch["logits_to_keep"].tolist() == [n + 1, n + 3, n + 5]
-    assert batch["targets"].ids.tolist() == [3, 5, 51]
+    assert batch["logits_to_keep"].tolist() == [n + 1, n + 5, n + 3], "in the order of the rows"
+    assert batch["targets"].ids.tolist() == [3, 51, 5]
 
 
 def test_nothing_is_shared_unless_asked_for_or_where_it_is_not_worth_it() -> None:
     short = tuple(range(MIN_SHARED_TOKENS - 1))
-    rows = [Example(name, (*short, 200, 201), len(short) + 1, prompt_group="g") for name in "ab"]
-    longer = [Example(r.row_id, (7, *r.input_ids), len(short) + 2, "answer", 1, "g") for r in rows]
+    rows = [Example(name, (*short, 200, 201), len(short) + 1) for name in "ab"]
+    longer = [Example(row.row_id, (7, *row.input_ids), len(short) + 2) for row in rows]
     for share_contexts, some in ((True, rows), (False, longer)):
         batch = PackedCollator(TASKS, share_contexts=share_contexts)(some)
         assert set(batch["segments"].parents) == {-1}
@@ -107,17 +104,22 @@ def test_loss_and_gradients_equal_single_rows_with_all_logits(
 
 
 @pytest.mark.parametrize("is_checkpointed", [False, True])
-def test_a_shared_context_has_the_gradients_of_separate_rows(
+def test_what_is_shared_has_the_gradients_of_separate_rows(
     tiny_model_path: Path, is_checkpointed: bool
 ) -> None:
-    rows = _questions_about_one_context(context=60, questions=(20, 9, 30))
+    """Four rows with one instruction, two of them about one context."""
+    instruction = _tokens(40, seed=1)
+    about_one = _questions_about_one_context(context=60, questions=(20, 9))
+    others = random_examples(2)
+    rows = [
+        replace(row, input_ids=(*instruction, *row.input_ids), num_prompt_tokens=40 + prompt)
+        for row in (about_one[0], others[0], about_one[1], others[1])
+        for prompt in [row.num_prompt_tokens]
+    ]
+    collate = PackedCollator(TASKS, share_contexts=True)
+    assert collate(rows)["segments"].parents == (-1, 0, 1, 1, 0, 0)
     together, alone = (
-        _loss_and_gradients(
-            tiny_model_path,
-            PackedCollator(TASKS, share_contexts=True),
-            batches,
-            is_checkpointed=is_checkpointed,
-        )
+        _loss_and_gradients(tiny_model_path, collate, batches, is_checkpointed=is_checkpointed)
         for batches in ([rows], [[row] for row in rows])
     )
     assert together[0].item() == pytest.approx(alone[0].item(), abs=1e-6)
@@ -167,31 +169,19 @@ def test_selected_logits_and_shifted_labels_give_the_loss_of_all_logits(
     torch.testing.assert_close(with_labels.loss, model(input_ids=ids, labels=labels).loss)
 
 
-def test_the_prefix_of_a_group_leaves_every_prompt_a_token_of_its_own(tmp_path: Path) -> None:
-    prompt = tuple(range(40))
-    rows = [
-        Example("a", (*prompt, 7, 8), 40, prompt_group="same prompts"),
-        Example("b", (*prompt, 9, 8), 40, prompt_group="same prompts"),
-        Example("c", (*prompt[:35], 1, 2, 3), 37, prompt_group="differ early"),
-        Example("d", (*prompt, 9, 8), 40, prompt_group="differ early"),
-        Example("e", (*prompt, 9, 8), 40, prompt_group="one row"),
-        Example("f", (*prompt, 9, 8), 40),
-    ]
-    write_examples(tmp_path / "examples.arrow", rows)
-    found = shared_prefixes(ExampleFile(tmp_path / "examples.arrow"))
-    assert found == {"same prompts": 39, "differ early": 35}
-
-
 def _questions_about_one_context(context: int, questions: Sequence[int]) -> list[Example]:
-    rng = random.Random(0)
-    prefix = tuple(rng.randrange(3, 259) for _ in range(context))
+    prefix = _tokens(context, seed=0)
     rows = []
     for number, length in enumerate(questions):
         # The first token of each differs, so that no more than the context is shared.
-        tail = (number + 3, *(rng.randrange(3, 259) for _ in range(length - 1)))
-        prompt = context + length // 2
-        rows.append(Example(str(number), (*prefix, *tail), prompt, prompt_group="context"))
+        tail = (number + 3, *_tokens(length - 1, seed=number + 1))
+        rows.append(Example(str(number), (*prefix, *tail), context + length // 2))
     return rows
+
+
+def _tokens(number: int, seed: int) -> tuple[int, ...]:
+    rng = random.Random(seed)
+    return tuple(rng.randrange(3, 259) for _ in range(number))
 
 
 def _collator(layout: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,27 @@ def test_a_shared_context_is_computed_once() -> None:
     assert (shared.epoch.num_tokens, apart.epoch.num_tokens) == (70, 110)
 
 
+def test_one_instruction_is_computed_once_before_contexts_and_rows() -> None:
+    rows = TrainingRows(
+        lengths=[150, 160, 170, 180],
+        num_loss_tokens=[5] * 4,
+        groups=["", "c", "c", ""],
+        prefixes={"c": 140},
+        trunk=40,
+    )
+    batch = {"global_batch_size": 4, "micro_batch_size": 4}
+    shared = plan_workload(config_of(batch=batch), rows)
+    assert sorted(shared.largest.segments) == [20, 30, 40, 100, 110, 140]
+    assert sorted(shared.largest.parents)[:3] == [-1, 0, 0]
+    assert shared.epoch.num_tokens == 660 - 3 * 40 - 100
+    # Each token sees those before it in its own row, wherever they lie.
+    each_row = sum(length * (length + 1) // 2 for length in rows.lengths)
+    computed_once = 3 * (40 * 41 // 2) + (140 * 141 // 2 - 40 * 41 // 2)
+    assert shared.epoch.num_pairs == each_row - computed_once
+    long = TrainingRows.of_length(4, 4000, 5)
+    assert plan_workload(config_of(batch=batch), replace(long, trunk=40)).epoch.num_tokens == 16_000
+
+
 def test_padding_is_computed_too() -> None:
     rows = TrainingRows(lengths=[50, 60], num_loss_tokens=[5, 5])
     batch = {"global_batch_size": 2, "micro_batch_size": 2, "layout": "padded"}
@@ -108,7 +130,7 @@ def test_rows_are_read_from_a_file_of_examples(tmp_path: Path) -> None:
     write_examples(tmp_path / "train.arrow", examples)
     rows = TrainingRows.of_file(tmp_path / "train.arrow", config_of())
     assert (list(rows.lengths), list(rows.num_loss_tokens)) == ([43, 42], [1, 1])
-    assert rows.prefixes == {"c": 40}
+    assert (rows.prefixes, rows.trunk) == ({"c": 40}, 40)
     pair = TrainingRows.of_file(tmp_path / "train.arrow", config_of(stages=["dpo"]))
     assert (list(pair.lengths), list(pair.num_loss_tokens)) == ([42 + 2], [2])
     assert pair.answers == [(43, 42)]

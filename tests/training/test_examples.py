@@ -14,11 +14,11 @@ from pipeline_lib.raft.rows import RaftRow
 from pipeline_lib.training.examples import (
     Example,
     ExampleFile,
-    common_prefix_length,
     encode_row,
     encode_rows,
     write_examples,
 )
+from pipeline_lib.training.prefixes import common_prefix_length
 
 from .conftest import make_row
 

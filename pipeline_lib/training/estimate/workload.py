@@ -11,8 +11,12 @@ from typing import Self
 from pipeline_lib.config import FinetuneConfig
 from pipeline_lib.training.batches import MicroBatch, PlannedRows, plan_epoch, steps_per_epoch
 from pipeline_lib.training.meter import BatchWork, causal_pairs
-
-_NO_PARENT = -1
+from pipeline_lib.training.prefixes import (
+    NO_PARENT,
+    common_prefix_length,
+    is_worth_sharing,
+    shared_prefixes,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +31,8 @@ class TrainingRows:
     """Of each row the name of its group, '' for none; empty where there are no groups."""
     prefixes: Mapping[str, int] = field(default_factory=dict)
     """Tokens that all rows of a group begin with."""
+    trunk: int = 0
+    """Tokens that all rows begin with: one instruction, where they are of one task."""
     answers: Sequence[tuple[int, int]] = ()
     """Of each row, if it is a preference pair, the tokens of each answer with the prompt before it;
     padded, they are two rows."""
@@ -45,7 +51,6 @@ class TrainingRows:
         """
         if config.stages[0] == "grpo":
             return cls._of_questions(path, config)
-        from pipeline_lib.training.collation import shared_prefixes
         from pipeline_lib.training.examples import ExampleFile
 
         examples = ExampleFile(path)
@@ -54,6 +59,7 @@ class TrainingRows:
         if config.stages[0] == "dpo":
             both = [a + b for a, b in zip(learned[::2], learned[1::2], strict=True)]
             return cls(
+                trunk=common_prefix_length(map(examples.__getitem__, range(len(examples)))),
                 lengths=[sum(pair) for pair in zip(prompts[::2], both, strict=True)],
                 num_loss_tokens=both,
                 answers=list(zip(examples.lengths[::2], examples.lengths[1::2], strict=True)),
@@ -63,6 +69,7 @@ class TrainingRows:
             num_loss_tokens=learned,
             groups=examples.prompt_groups,
             prefixes=shared_prefixes(examples),
+            trunk=common_prefix_length(map(examples.__getitem__, range(len(examples)))),
         )
 
     @classmethod
@@ -111,10 +118,10 @@ class MicroBatchShape:
         if self.is_padded:
             pairs = len(self.segments) * causal_pairs(max(self.segments))
         else:
-            pairs = sum(
-                causal_pairs(length) + (length * self.segments[parent] if parent >= 0 else 0)
-                for length, parent in zip(self.segments, self.parents, strict=True)
-            )
+            pairs, seen = 0.0, list[int]()
+            for length, parent in zip(self.segments, self.parents, strict=True):
+                seen.append(seen[parent] + self.segments[parent] if parent >= 0 else 0)
+                pairs += causal_pairs(length) + length * seen[-1]
         return BatchWork(self.num_rows, self.num_tokens, self.num_loss_tokens, pairs)
 
 
@@ -153,7 +160,7 @@ def plan_workload(config: FinetuneConfig, rows: TrainingRows) -> Workload:
     if config.stages[0] == "grpo":  # questions too few for a step are left out
         per_epoch = max(1, len(rows.lengths) // arithmetic.global_batch)
     shapes = [
-        _shape(micro_batch, planned, rows, is_padded=is_padded)
+        _shape(micro_batch, planned, rows, shares=shares, is_padded=is_padded)
         for micro_batch in _micro_batches(config, planned, per_epoch)
     ]
     num_answers = config.reinforcement.num_generations if config.stages[0] == "grpo" else 1
@@ -177,14 +184,19 @@ def _micro_batches(
 
 
 def _shape(
-    micro_batch: MicroBatch, planned: PlannedRows, rows: TrainingRows, *, is_padded: bool
+    micro_batch: MicroBatch,
+    planned: PlannedRows,
+    rows: TrainingRows,
+    *,
+    shares: bool,
+    is_padded: bool,
 ) -> MicroBatchShape:
     num_loss_tokens = sum(rows.num_loss_tokens[row] for row in micro_batch)
     if is_padded and rows.answers:
         segments = tuple(length for row in micro_batch for length in rows.answers[row])
         return MicroBatchShape(
             segments=segments,
-            parents=(_NO_PARENT,) * len(segments),
+            parents=(NO_PARENT,) * len(segments),
             num_rows=len(micro_batch),
             num_loss_tokens=num_loss_tokens,
             is_padded=True,
@@ -194,15 +206,21 @@ def _shape(
         together.setdefault((planned.groups[row] if planned.groups else "") or row, []).append(row)
     lengths: list[int] = []
     parents: list[int] = []
+    root, trunk = NO_PARENT, 0
+    num_tokens = sum(planned.lengths[row] for row in micro_batch)
+    if shares and is_worth_sharing(rows.trunk, len(micro_batch), num_tokens):
+        root, trunk = 0, rows.trunk
+        lengths.append(trunk)
+        parents.append(NO_PARENT)
     for name, members in together.items():
         shared = planned.prefixes.get(name, 0) if isinstance(name, str) else 0
-        parent = _NO_PARENT
-        if len(members) > 1 and shared:
-            parent = len(lengths)
-            lengths.append(shared)
-            parents.append(_NO_PARENT)
+        parent, start = root, trunk
+        if len(members) > 1 and shared > trunk:
+            parent, start = len(lengths), shared
+            lengths.append(shared - trunk)
+            parents.append(root)
         for row in members:
-            lengths.append(planned.lengths[row] - (shared if parent >= 0 else 0))
+            lengths.append(planned.lengths[row] - start)
             parents.append(parent)
     return MicroBatchShape(
         segments=tuple(lengths),

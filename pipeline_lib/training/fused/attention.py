@@ -147,13 +147,15 @@ class _BlockAttention(torch.autograd.Function):
                     of_weights = torch.bmm(given, values[:, block.keys].transpose(1, 2))
                     of_scores = torch.ops.aten._softmax_backward_data(
                         of_weights, weights, -1, weights.dtype
-                    ).mul_(ctx.scaling)
+                    )
                     found = torch.bmm(of_scores, keys[:, block.keys])
                     of_query[block.queries] = _by_token(found, num_heads)
                     folded = _folded(query, block, key.shape[0])
                     of_keys[:, block.keys] += torch.bmm(of_scores.transpose(1, 2), folded)
                 piece.scatter_add(of_keys, of_key)
                 piece.scatter_add(of_values, of_value)
+        for of_scaled in (of_query, of_key):  # here, where it is less than the scores
+            of_scaled.mul_(ctx.scaling)
         return of_query.transpose(0, 1), of_key.to(key.dtype), of_value.to(key.dtype), None, None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -22,13 +21,13 @@ from pipeline_lib.training.collation import (
     PackedCollator,
     PaddedCollator,
     Targets,
-    shared_prefixes,
 )
 from pipeline_lib.training.examples import ExampleFile
 from pipeline_lib.training.loop import LoopMixin, loop_training_arguments
 from pipeline_lib.training.losses import target_logits, token_losses
 from pipeline_lib.training.meter import BatchWork, causal_pairs
 from pipeline_lib.training.plan import TrainingPlan
+from pipeline_lib.training.prefixes import shared_prefixes
 
 
 class PlannedLoader(DataLoader[Any]):
@@ -88,7 +87,6 @@ class SupervisedTrainer(LoopMixin, Trainer):  # type: ignore[misc]
             "num_rows": len(self._rows.lengths),
             "num_tokens_per_epoch": num_tokens,
             "num_loss_tokens_per_epoch": num_tokens - sum(self.train_dataset.num_prompt_tokens),
-            "num_tokens_shared": _num_shared(self._rows),
         }
 
     def get_train_dataloader(self) -> DataLoader[Any]:
@@ -237,9 +235,3 @@ def _planned_rows(examples: ExampleFile, shares: bool) -> PlannedRows:
         groups=examples.prompt_groups,
         prefixes=shared_prefixes(examples),
     )
-
-
-def _num_shared(rows: PlannedRows) -> int:
-    """Tokens that need not be computed if every group is in one micro batch."""
-    members = Counter(rows.groups)
-    return sum(length * (members[group] - 1) for group, length in rows.prefixes.items())
