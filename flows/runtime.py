@@ -14,6 +14,7 @@ from prefect.states import Completed, Failed
 from pydantic import BaseModel, Field
 
 from pipeline_lib.config import NAME_PATTERN
+from tasks.error_log import show_errors_for_users
 from tasks.presentation import show
 from tasks.progress import use_progress
 from tasks.remote import publish_result
@@ -75,7 +76,8 @@ def explain_unknown_parameters(flow: Flow[..., Any], flow_run: FlowRun, state: S
 
 
 def raftline_flow(*, name: str) -> Callable[[Callable[P, R]], Flow[P, R]]:
-    """`@flow` with JSON results, readable run names, and a message for unknown parameters."""
+    """`@flow` with JSON results, readable run names, and messages for people."""
+    show_errors_for_users()
     return flow(
         name=name,
         flow_run_name=run_name,

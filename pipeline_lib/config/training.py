@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -182,6 +183,11 @@ class CheckpointConfig(FrozenConfig):
     )
 
 
+def sections_of_others(objectives: Collection[Objective]) -> set[str]:
+    """The sections of the configuration that say nothing about these objectives."""
+    return {section for other, section in _SECTIONS.items() if other not in objectives}
+
+
 class FinetuneConfig(FrozenConfig):
     """From a dataset and a base model to a fine-tuned model."""
 
@@ -247,8 +253,7 @@ class FinetuneConfig(FrozenConfig):
         fields = type(self).model_fields
         changed: dict[str, object] = {
             section: fields[section].get_default(call_default_factory=True)
-            for other, section in _SECTIONS.items()
-            if other != objective
+            for section in sections_of_others([objective])
         }
         changed["stages"] = (objective,)
         if objective != self.stages[0]:

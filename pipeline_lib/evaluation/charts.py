@@ -32,10 +32,10 @@ class Tick:
 
 @dataclass(frozen=True)
 class Curve:
-    """One line of the loss chart."""
+    """One line of a training's chart."""
 
     name: str
-    title: str
+    """"training" or "validation"."""
     points: tuple[Point, ...]
 
     @property
@@ -45,8 +45,8 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class LossChart:
-    """Loss over optimizer steps; lengths in SVG user units, y downwards."""
+class TrainingChart:
+    """A quantity over optimizer steps; lengths in SVG user units, y downwards."""
 
     curves: tuple[Curve, ...]
     x_ticks: tuple[Tick, ...]
@@ -59,25 +59,31 @@ class LossChart:
     bottom: float = 40
 
 
-def loss_chart(log: Iterable[Mapping[str, Any]]) -> LossChart | None:
-    """Lay out the training log (`log.jsonl`: `step` with `loss` or `eval_loss`).
+def training_chart(
+    log: Iterable[Mapping[str, Any]], quantity: str = "loss"
+) -> TrainingChart | None:
+    """Lay out a training's log.
 
-    Of a long run, the training loss is shown by means over steps that follow one another.
+    Of a long run, training is shown by means over steps that follow one another.
+
+    Args:
+        log: of `log.jsonl`: `step` with the quantity, or with that of a validation, `eval_…`.
+        quantity: what to show.
 
     Returns:
-        The chart, or `None` when the log holds no loss.
+        The chart, or `None` when the log does not hold the quantity.
     """
-    series: dict[str, list[tuple[int, float]]] = {"loss": [], "eval_loss": []}
+    series: dict[str, list[tuple[int, float]]] = {"training": [], "validation": []}
     for entry in log:
-        for name, values in series.items():
-            value = entry.get(name)
+        for field, name in ((quantity, "training"), (f"eval_{quantity}", "validation")):
+            value = entry.get(field)
             if value is not None and isfinite(value):
-                values.append((int(entry["step"]), float(value)))
-    series["loss"] = thinned(series["loss"])
+                series[name].append((int(entry["step"]), float(value)))
+    series["training"] = thinned(series["training"])
     everything = [pair for values in series.values() for pair in values]
     if not everything:
         return None
-    frame = LossChart((), (), ())
+    frame = TrainingChart((), (), ())
     last_step = max(step for step, _ in everything)
     y_values = nice_ticks(min(v for _, v in everything), max(v for _, v in everything))
     x_values = [v for v in nice_ticks(0, last_step) if v <= last_step and v == int(v)]
@@ -89,10 +95,9 @@ def loss_chart(log: Iterable[Mapping[str, Any]]) -> LossChart | None:
         share = (value - y_values[0]) / (y_values[-1] - y_values[0])
         return frame.height - frame.bottom - share * (frame.height - frame.top - frame.bottom)
 
-    titles = {"loss": "training", "eval_loss": "validation"}
-    return LossChart(
+    return TrainingChart(
         curves=tuple(
-            Curve(name, titles[name], tuple(Point(x(s), y(v), s, v) for s, v in sorted(values)))
+            Curve(name, tuple(Point(x(s), y(v), s, v) for s, v in sorted(values)))
             for name, values in series.items()
             if values
         ),

@@ -16,7 +16,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from pipeline_lib.config import Objective
-from pipeline_lib.evaluation.charts import DifferenceScale, loss_chart
+from pipeline_lib.evaluation.charts import DifferenceScale, TrainingChart, training_chart
 from pipeline_lib.evaluation.highlight import answer_segments, passage_segments
 from pipeline_lib.evaluation.metrics import ARM_METRICS, RETRIEVAL_METRICS, MetricSpec
 from pipeline_lib.evaluation.metrics.generation import normalize_answer
@@ -39,12 +39,13 @@ ARM_TITLES: dict[str, str] = {BASE: "Base", CANDIDATE: "Fine-tuned", CHAMPION: "
 _TILE_METRICS = ("token_f1", "verbatim_quote_rate", "oracle_citation_rate")
 _MOST_QUESTIONS_SHOWN = 200
 _NUM_OPEN_QUESTIONS = 3
-_LOSS_MEANING: Mapping[Objective, str] = {
-    "dapt": "Loss on plain text, in nats per token",
-    "sft": "Loss on answer tokens, in nats per token",
-    "dpo": "Loss of the preference between two answers",
-    "grpo": "Of the policy while training; at validations, 1 minus the mean reward",
+_SHOWN_OF: Mapping[Objective, tuple[str, str]] = {
+    "dapt": ("loss", "Loss on plain text, in nats per token"),
+    "sft": ("loss", "Loss on answer tokens, in nats per token"),
+    "dpo": ("loss", "Loss of the preference between two answers"),
+    "grpo": ("reward", "Mean reward of answers, at most 1"),
 }
+"""Of each objective's log: which quantity the report draws, and what it is."""
 _MINUS = "\N{MINUS SIGN}"
 
 
@@ -60,6 +61,25 @@ class LineageEntry:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrainingLog:
+    """What a stage of the training measured, step by step."""
+
+    objective: Objective
+    entries: Sequence[Mapping[str, Any]]
+    """Lines of the model artifact's `log.jsonl`; may be empty."""
+
+    @property
+    def chart(self) -> TrainingChart | None:
+        """`None` where nothing was measured."""
+        return training_chart(self.entries, _SHOWN_OF[self.objective][0])
+
+    @property
+    def meaning(self) -> str:
+        """Of what the chart shows."""
+        return _SHOWN_OF[self.objective][1]
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReportContent:
     """Everything the report shows."""
 
@@ -71,10 +91,8 @@ class ReportContent:
     records: Sequence[QuestionRecord]
     models: Mapping[str, str]
     """Arm to the model's name or artifact."""
-    training_log: Sequence[Mapping[str, Any]]
-    """Lines of the model artifact's `log.jsonl`; may be empty."""
-    objective: Objective
-    """What the log's losses are of: the model's last stage."""
+    trainings: Sequence[TrainingLog]
+    """Of the model's stages, in their order."""
     funnel: Mapping[str, Any] | None
     """The dataset artifact's `funnel.json`."""
     rejects: Sequence[RejectSample]
@@ -106,8 +124,6 @@ def render_report(content: ReportContent) -> str:
             difference_tables=[_difference_table(summary, arm) for arm in arms if arm != CANDIDATE],
             retrieval=_retrieval_table(summary),
             statuses=QUOTE_STATUSES,
-            loss_meaning=_LOSS_MEANING[content.objective],
-            chart=loss_chart(content.training_log),
             funnel=_funnel_view(content.funnel),
             questions=[_question(record, number) for number, record in enumerate(shown, start=1)],
             num_open=_NUM_OPEN_QUESTIONS,

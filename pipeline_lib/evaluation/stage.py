@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pipeline_lib.artifacts.manifest import ArtifactRef
+from pipeline_lib.artifacts.manifest import ArtifactRef, Manifest
 from pipeline_lib.config import EvaluateConfig
 from pipeline_lib.evaluation.arms import Arm, ArmOutput, ModelOpener, open_local_model, run_arm
 from pipeline_lib.evaluation.lineage import trace_lineage
@@ -32,7 +32,7 @@ from pipeline_lib.evaluation.records import (
     QuestionRecord,
     write_records,
 )
-from pipeline_lib.evaluation.report import ReportContent, render_report
+from pipeline_lib.evaluation.report import ReportContent, TrainingLog, render_report
 from pipeline_lib.evaluation.scoring import summarize
 from pipeline_lib.generation.base import GenerationParams
 from pipeline_lib.progress import phase
@@ -49,6 +49,7 @@ from pipeline_lib.stage import (
     run_stage,
 )
 from pipeline_lib.training.export import LOG_FILE, tuned_from, tuned_model
+from pipeline_lib.training.stage import intermediate_name
 
 logger = logging.getLogger(__name__)
 
@@ -225,8 +226,7 @@ def _report_content(
         summary=summary,
         records=records,
         models={arm.name: arm.model for arm in arms},
-        objective=ws.artifacts.manifest(inputs.model).details.get("objective", "sft"),
-        training_log=_training_log(ws.artifacts.directory(inputs.model) / LOG_FILE),
+        trainings=_trainings(ws, inputs.model),
         funnel=_funnel(ws.artifacts.directory(inputs.dataset) / FUNNEL_FILE),
         rejects=_rejects(ws.artifacts.directory(inputs.dataset) / SAMPLES_FILE),
         lineage=trace_lineage(ws, inputs.artifacts),
@@ -236,10 +236,21 @@ def _report_content(
     )
 
 
-def _training_log(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+def _trainings(ws: Workspace, model: ArtifactRef) -> list[TrainingLog]:
+    """Of the stages that made a model, the last of them itself."""
+    found: list[TrainingLog] = []
+    manifest: Manifest | None = ws.artifacts.manifest(model)
+    while manifest is not None:
+        objective = manifest.details.get("objective", "sft")
+        # A champion that the training went on from was trained by itself.
+        if found and manifest.ref.name != intermediate_name(model.name, objective):
+            break
+        path = ws.artifacts.file(manifest, LOG_FILE)
+        lines = path.read_text(encoding="utf-8").splitlines() if path is not None else []
+        found.append(TrainingLog(objective=objective, entries=[json.loads(line) for line in lines]))
+        before = manifest.input_refs.get("previous")
+        manifest = ws.artifacts.find(before) if before is not None else None
+    return found[::-1]
 
 
 def _rejects(path: Path) -> list[RejectSample]:

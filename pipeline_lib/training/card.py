@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from pipeline_lib.artifacts.manifest import ArtifactRef, Manifest
 from pipeline_lib.config import FinetuneConfig, Objective
+from pipeline_lib.config.training import sections_of_others
 from pipeline_lib.models import ResolvedModel, licence_of
 from pipeline_lib.raft.rendering import FORMAT_VERSION, SYSTEM_PROMPTS, render_prompt
 from pipeline_lib.raft.rows import split_file
@@ -87,10 +88,15 @@ def write_model_card(target: Path, facts: CardFacts) -> None:
         _use(target, facts),
         _prompts(),
         _limits(facts),
-        f"## Configuration\n\n```json\n{facts.config.model_dump_json(indent=1)}\n```",
+        _configuration(facts.config),
     ]
     text = "\n\n".join(sections)
     (target / CARD_FILE).write_text(f"{text}\n", encoding="utf-8")
+
+
+def _configuration(config: FinetuneConfig) -> str:
+    told = config.model_dump_json(indent=1, exclude=sections_of_others(config.stages))
+    return f"## Configuration\n\n```json\n{told}\n```"
 
 
 def _front_matter(facts: CardFacts) -> str:

@@ -31,6 +31,12 @@ _AGENT_MODULE = "pipeline_lib.training.agent"
 KEPT_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 46)}
 """For glibc: what a rank has freed it keeps for the next tensor. Given back, each page is mapped
 and cleared anew, which took a third of all time."""
+_NOT_WARNED_OF = (
+    # torch 2.13 deprecates collectives that DeepSpeed 0.19 calls: a warning per call and rank.
+    "ignore::FutureWarning:torch.distributed.c10d_logger",
+    # peft 0.21 reads an attribute that transformers 5.23 deprecates.
+    "ignore:`is_gradient_checkpointing`:FutureWarning",
+)
 _NAME_SECONDS = 60.0
 _OF_TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK")
 _DEFAULTS_OF_TORCHRUN = "PET_"
@@ -144,8 +150,7 @@ def environment(plan: TrainingPlan, node: Node, given: Mapping[str, str]) -> dic
     made.setdefault("TOKENIZERS_PARALLELISM", "false")
     # The model is a folder on this machine: a rank has no business with a hub.
     made.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", PYTHONUNBUFFERED="1")
-    # torch 2.13 deprecates collectives that DeepSpeed 0.19 calls: a warning per call and rank.
-    made["PYTHONWARNINGS"] = "ignore::FutureWarning:torch.distributed.c10d_logger"
+    made["PYTHONWARNINGS"] = ",".join(_NOT_WARNED_OF)
     made["HF_HOME"] = str(plan.run_folder / "hf")
     if launch.num_nodes == 1 and launch.num_processes == 1:
         # What torchrun would set; port 0: any free one.

@@ -79,9 +79,17 @@ def _stages(name: str, config: FinetuneConfig) -> list[tuple[str, FinetuneConfig
     """Name and configuration of each stage, in order."""
     last = config.stages[-1]
     return [
-        (name if objective == last else f"{name}-{objective}", config.for_stage(objective))
+        (
+            name if objective == last else intermediate_name(name, objective),
+            config.for_stage(objective),
+        )
         for objective in config.stages
     ]
+
+
+def intermediate_name(name: str, objective: str) -> str:
+    """What the model of a stage is called that is not the last of its training."""
+    return f"{name}-{objective}"
 
 
 def trained_refs(

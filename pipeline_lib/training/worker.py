@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import faulthandler
 import json
+import logging
 import math
 import os
 import sys
@@ -56,6 +57,11 @@ def main(plan_path: Path) -> None:
             faulthandler.unregister(STACK_SIGNAL)
 
 
+def _is_news(record: logging.LogRecord) -> bool:
+    """Not that accelerate is told 1 and DeepSpeed the number: the Trainer counts by itself."""
+    return "Gradient accumulation steps mismatch" not in record.getMessage()
+
+
 def _train(plan: TrainingPlan) -> None:
     import torch
     from datasets import disable_progress_bars
@@ -64,6 +70,7 @@ def _train(plan: TrainingPlan) -> None:
 
     disable_progress_bars()
     transformers_logging.disable_progress_bar()
+    logging.getLogger("accelerate.accelerator").addFilter(_is_news)
     _meet(plan)
     set_seed(plan.config.seed)
 

@@ -15,7 +15,7 @@ from pipeline_lib.evaluation.records import (
     RecordedPassage,
     RecordedQuote,
 )
-from pipeline_lib.evaluation.report import LineageEntry, ReportContent
+from pipeline_lib.evaluation.report import LineageEntry, ReportContent, TrainingLog
 from pipeline_lib.evaluation.scoring import answer_metrics, retrieval_metrics, summarize
 
 QUICK = EvaluateConfig(num_bootstrap_samples=200, cutoffs=(1, 3))
@@ -197,11 +197,15 @@ def make_content() -> Callable[..., ReportContent]:
             "summary": summarize(records, arms, QUICK),
             "records": records,
             "models": {arm: f"model of {arm}" for arm in arms},
-            "objective": "sft",
-            "training_log": [
-                {"step": 1, "loss": 2.0},
-                {"step": 2, "loss": 1.5},
-                {"step": 2, "eval_loss": 1.75},
+            "trainings": [
+                TrainingLog(
+                    objective="sft",
+                    entries=[
+                        {"step": 1, "loss": 2.0},
+                        {"step": 2, "loss": 1.5},
+                        {"step": 2, "eval_loss": 1.75},
+                    ],
+                )
             ],
             "funnel": {
                 "num_candidates": 10,

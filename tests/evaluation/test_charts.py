@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline_lib.evaluation.charts import DifferenceScale, loss_chart, nice_ticks
+from pipeline_lib.evaluation.charts import DifferenceScale, nice_ticks, training_chart
 
 
 @settings(deadline=None)
@@ -24,11 +24,11 @@ def test_ticks_of_a_single_value_still_make_an_axis():
     assert ticks[0] < 3.0 < ticks[-1]
 
 
-def test_the_loss_chart_separates_training_and_validation():
-    chart = loss_chart(
+def test_the_chart_separates_training_and_validation():
+    chart = training_chart(
         [{"step": 1, "loss": 2.0}, {"step": 4, "loss": 1.0, "eval_loss": 1.5}, {"step": 4}]
     )
-    assert [(c.title, [(p.step, p.value) for p in c.points]) for c in chart.curves] == [
+    assert [(c.name, [(p.step, p.value) for p in c.points]) for c in chart.curves] == [
         ("training", [(1, 2.0), (4, 1.0)]),
         ("validation", [(4, 1.5)]),
     ]
@@ -37,14 +37,25 @@ def test_the_loss_chart_separates_training_and_validation():
     assert last.y == chart.height - chart.bottom  # 1.0 is the lowest tick
 
 
+def test_another_quantity_than_the_loss_can_be_drawn():
+    log = [{"step": 1, "loss": 9.0, "reward": 0.25}, {"step": 2, "eval_reward": 0.5}]
+    chart = training_chart(log, "reward")
+    assert [(c.name, c.points[0].value) for c in chart.curves] == [
+        ("training", 0.25),
+        ("validation", 0.5),
+    ]
+
+
 def test_a_lower_loss_is_drawn_lower():
-    first, last = loss_chart([{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}]).curves[0].points
+    first, last = (
+        training_chart([{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}]).curves[0].points
+    )
     assert first.y < last.y
 
 
 def test_a_long_run_is_shown_by_means_of_neighbouring_steps():
     log = [{"step": step, "loss": float(step % 2)} for step in range(1, 4001)]
-    (curve,) = loss_chart(log).curves
+    (curve,) = training_chart(log).curves
     assert len(curve.points) == 400
     assert {point.value for point in curve.points} == {0.5}
     assert curve.points[-1].step == 4000
@@ -54,7 +65,7 @@ def test_a_long_run_is_shown_by_means_of_neighbouring_steps():
     "log", [[], [{"step": 1, "learning_rate": 0.1}], [{"step": 1, "loss": float("nan")}]]
 )
 def test_there_is_no_chart_without_a_finite_loss(log):
-    assert loss_chart(log) is None
+    assert training_chart(log) is None
 
 
 def test_differences_are_placed_symmetrically_around_zero():

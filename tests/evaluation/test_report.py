@@ -10,7 +10,12 @@ from html.parser import HTMLParser
 import pytest
 
 from pipeline_lib.evaluation.metrics import ARM_METRICS
-from pipeline_lib.evaluation.report import format_difference, format_value, render_report
+from pipeline_lib.evaluation.report import (
+    TrainingLog,
+    format_difference,
+    format_value,
+    render_report,
+)
 from pipeline_lib.raft.funnel import RejectSample
 
 NASTY = "<script>alert('x')</script> & \"quotes\" {{ 7 * 7 }} \N{RIGHT-TO-LEFT OVERRIDE}</div>"
@@ -172,21 +177,28 @@ def test_quotes_are_marked_in_passages_and_the_oracle_is_named(html):
     assert page.text.count("oracle passage not retrieved") == 1
 
 
-@pytest.mark.parametrize(
-    ("objective", "meaning"),
-    [("sft", "Loss on answer tokens, in nats per token"), ("grpo", "1 minus the mean reward")],
-)
-def test_the_curve_of_losses_says_of_what_they_are(
-    records, make_content, objective: str, meaning: str
-):
-    page = outline(render_report(make_content(records, objective=objective)))
-    assert meaning in page.text
+def test_every_stage_of_the_training_has_its_curves_and_says_of_what(records, make_content):
+    trainings = [
+        TrainingLog(objective="sft", entries=[{"step": 1, "loss": 2.0}]),
+        TrainingLog(objective="grpo", entries=[{"step": 1, "loss": 0.1, "reward": 0.25}]),
+    ]
+    page = outline(render_report(make_content(records, trainings=trainings)))
+    assert page.text.index("Stage sft") < page.text.index("Stage grpo")
+    assert "Loss on answer tokens, in nats per token, by optimizer step." in page.text
+    assert "Mean reward of answers, at most 1, by optimizer step." in page.text
+    assert page.text.count("training: 2.000 at step 1") == 1
+    assert page.text.count("training: 0.250 at step 1") == 1
+    one = outline(render_report(make_content(records, trainings=trainings[:1])))
+    assert "Stage sft" not in one.text
 
 
 def test_a_model_without_log_and_a_dataset_without_funnel_still_have_a_report(
     records, make_content
 ):
-    page = outline(render_report(make_content(records, training_log=[], funnel=None, rejects=[])))
+    without = TrainingLog(objective="sft", entries=[])
+    page = outline(
+        render_report(make_content(records, trainings=[without], funnel=None, rejects=[]))
+    )
     assert "holds no training log" in page.text
     assert "holds no funnel" in page.text
 

@@ -144,8 +144,11 @@ class Stand:
         self.model = self.publish_model("candidate")
         self.dataset = self.publish_dataset(ROWS)
 
-    def publish(self, kind, files, tag="", inputs=None, rows=None) -> ArtifactRef:
+    def publish(
+        self, kind, files, tag="", inputs=None, rows=None, name="demo", details=None
+    ) -> ArtifactRef:
         def build(draft) -> None:
+            draft.details.update(details or {})
             for name, text in files.items():
                 path = draft.directory / name
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -156,7 +159,7 @@ class Stand:
         return run_stage(
             self.ws,
             kind=kind,
-            name="demo",
+            name=name,
             stage=f"make-{kind}",
             stage_version=1,
             config=_Tag(base_model=str(self.base_path), tag=tag),
@@ -164,11 +167,16 @@ class Stand:
             build=build,
         ).ref
 
-    def publish_model(self, tag: str) -> ArtifactRef:
-        log = "".join(json.dumps(line) + "\n" for line in [{"step": 1, "loss": 2.5}])
+    def publish_model(
+        self, tag: str, name="demo", loss=2.5, previous: ArtifactRef | None = None
+    ) -> ArtifactRef:
+        log = json.dumps({"step": 1, "loss": loss}) + "\n"
         identity = resolve_model(self.ws.settings, str(self.base_path)).identity
         files = {"merged/config.json": "{}", "log.jsonl": log}
-        return self.publish("model", files, tag, {"base_model": identity})
+        inputs = {"base_model": identity} | ({"previous": previous} if previous else {})
+        objective = name.partition("-")[2] or "dpo"
+        details = {"objective": objective}
+        return self.publish("model", files, tag, inputs, name=name, details=details)
 
     def publish_dataset(self, rows: Sequence[RaftRow], tag: str = "") -> ArtifactRef:
         funnel = {"steps": [{"name": "generated", "kept": 5, "dropped": {"too_short": 2}}]}
@@ -316,6 +324,19 @@ def test_only_one_arms_model_is_in_memory_at_a_time(stand):
     champion = stand.publish_model("champion")
     stand.evaluate(open_model=open_model, baseline=champion)
     assert len(alive) == 3
+
+
+def test_the_report_shows_every_stage_of_the_training_but_not_that_of_a_champion(stand):
+    champion = stand.publish_model("old", loss=7.5)
+    first = stand.publish_model("first", name="demo-sft", loss=4.5, previous=champion)
+    last = stand.publish_model("last", loss=0.5, previous=first)
+    report = (stand.files(stand.evaluate(model=last)) / "report.html").read_text()
+    assert report.index("training: 4.500 at step 1") < report.index("training: 0.500 at step 1")
+    assert "7.500" not in report
+    going_on = stand.publish_model("going on", loss=1.5, previous=champion)
+    report = (stand.files(stand.evaluate(model=going_on)) / "report.html").read_text()
+    assert "training: 1.500 at step 1" in report
+    assert "7.500" not in report
 
 
 def test_the_champion_is_an_arm_unless_it_is_the_candidate(stand):

@@ -128,3 +128,9 @@ def test_a_base_model_without_a_stated_licence_is_said_to_have_none(card: Any) -
     text = card("merged", licence="")
     assert yaml.safe_load(text.split("---")[1])["license"] == "other"
     assert "base model (see its own card)" in text
+
+
+def test_the_configuration_leaves_out_what_other_objectives_would_have_taken(card: Any) -> None:
+    told = card("merged", stages=["dpo"]).partition("## Configuration")[2]
+    assert '"preferences"' in told
+    assert not [name for name in ("pretraining", "supervised", "reinforcement") if name in told]
