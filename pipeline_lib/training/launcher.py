@@ -34,8 +34,6 @@ logger = logging.getLogger(__name__)
 EventHandler = Callable[[dict[str, Any]], None]
 
 _POLL_SECONDS = 0.25
-_LAST_EVENTS = frozenset({"checkpoint"})
-"""What still matters of a training that is being ended."""
 
 
 def run_training(
@@ -191,13 +189,15 @@ def _handle(reader: EventReader, on_event: EventHandler, on_wait: Callable[[], N
 
 
 def _handle_last(reader: EventReader, on_event: EventHandler) -> None:
-    """The events of a training that is being ended, whose reason to end must not be lost."""
+    """The checkpoints of a training that is being ended, whose reason to end must not be lost."""
     for event in reader.new_events():
-        if event["event"] in _LAST_EVENTS:
+        if event["event"] == "checkpoint":
             try:
                 on_event(event)
             except Exception:
                 logger.exception("The last checkpoint could not be stored")
+            else:
+                logger.info("Saved: started again, training goes on after step %d", event["step"])
 
 
 @contextmanager

@@ -25,21 +25,24 @@ pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:Futu
 
 
 @pytest.mark.parametrize("window", [None, 100])
+@pytest.mark.parametrize("scores_at_once", [1 << 19, 1])
 def test_attention_by_blocks_and_its_gradients_are_those_of_the_dense_mask(
-    window: int | None,
+    window: int | None, scores_at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """All heads at a time, and those that share keys."""
     import torch
     from torch.nn.functional import scaled_dot_product_attention
 
     from pipeline_lib.training.attention import Segments
-    from pipeline_lib.training.fused.attention import block_attention
+    from pipeline_lib.training.fused import attention
 
+    monkeypatch.setattr(attention, "_SCORES_AT_ONCE", scores_at_once)
     torch.manual_seed(0)
     total = sum(LENGTHS)
     heads = [torch.randn(1, count, total, 16, requires_grad=True) for count in (6, 2, 2)]
     dense = [head.detach().clone().requires_grad_() for head in heads]
     weights = torch.randn(1, total, 6, 16)
-    found = block_attention(*heads, Segments(LENGTHS, PARENTS), 0.3, window)
+    found = attention.block_attention(*heads, Segments(LENGTHS, PARENTS), 0.3, window)
     keys, values = (head.repeat_interleave(3, 1) for head in dense[1:])
     expected = scaled_dot_product_attention(
         dense[0], keys, values, attn_mask=_seen(window), scale=0.3

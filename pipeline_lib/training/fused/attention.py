@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 _BLOCK = 64
 """Queries of a block: fewer waste fewer products on tokens that see each other not, more take
 larger matrices."""
+_SCORES_AT_ONCE = 1 << 19
+"""2 MB of them in fp32: what one operation leaves is in the processor's cache for the next."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,17 @@ class _Block:
     hidden: Tensor
     """`[queries, last keys]`, True where a query does not see one of the last keys."""
 
+    @property
+    def num_queries(self) -> int:
+        """Those of one head."""
+        return len(self.hidden)
+
+    @property
+    def num_scores(self) -> int:
+        """Of one head."""
+        num_keys: int = self.keys.stop - self.keys.start
+        return self.num_queries * num_keys
+
 
 @dataclass(frozen=True)
 class _Piece:
@@ -49,6 +62,15 @@ class _Piece:
     seen: tuple[slice, ...]
     """Of the sequence; the last is the segment itself."""
     blocks: tuple[_Block, ...]
+
+    def tiles(self, num_kv_heads: int, num_heads: int) -> Iterator[tuple[_Block, slice, slice]]:
+        """What is computed at once: a block, some key heads, and the heads that share them."""
+        shared = num_heads // num_kv_heads
+        for block in self.blocks:
+            width = max(1, _SCORES_AT_ONCE // (shared * block.num_scores))
+            for first in range(0, num_kv_heads, width):
+                last = min(first + width, num_kv_heads)
+                yield block, slice(first, last), slice(first * shared, last * shared)
 
     def gathered(self, tokens: Tensor) -> Tensor:
         """Of `[K, T, D]` what is seen, `[K, M, D]`."""
@@ -119,11 +141,11 @@ class _BlockAttention(torch.autograd.Function):
         outputs = query.new_empty(num_tokens, num_heads, width)
         with without_autocast(query), _products_of(query.dtype):
             for piece in pieces:
-                wide_keys, values = piece.gathered(key).float(), piece.gathered(value)
-                for block in piece.blocks:
-                    weights = _weights(query, wide_keys, block, scaling).to(query.dtype)
-                    found = torch.bmm(weights, values[:, block.keys])
-                    outputs[block.queries] = _by_token(found, num_heads)
+                columns, values = _columns(piece.gathered(key).float()), piece.gathered(value)
+                for block, kv, heads in piece.tiles(len(key), num_heads):
+                    weights = _weights(query[heads], columns[kv], block, scaling).to(query.dtype)
+                    found = torch.bmm(weights, values[kv, block.keys])
+                    outputs[block.queries, heads] = _by_token(found, block)
         ctx.save_for_backward(query, key, value)
         ctx.pieces, ctx.scaling = pieces, scaling
         return outputs
@@ -138,20 +160,22 @@ class _BlockAttention(torch.autograd.Function):
         with _products_of(query.dtype):
             for piece in ctx.pieces:
                 keys, values = piece.gathered(key), piece.gathered(value)
-                wide_keys = keys.float()
-                of_keys, of_values = torch.zeros_like(wide_keys), torch.zeros_like(wide_keys)
-                for block in piece.blocks:
-                    weights = _weights(query, wide_keys, block, ctx.scaling).to(query.dtype)
-                    given = _folded(by_head, block, key.shape[0])
-                    of_values[:, block.keys] += torch.bmm(weights.transpose(1, 2), given)
-                    of_weights = torch.bmm(given, values[:, block.keys].transpose(1, 2))
+                key_columns, value_columns = _columns(keys.float()), _columns(values)
+                of_keys, of_values = (torch.zeros(keys.shape, dtype=torch.float32) for _ in "kv")
+                for block, kv, heads in piece.tiles(len(key), num_heads):
+                    weights = _weights(query[heads], key_columns[kv], block, ctx.scaling)
+                    weights = weights.to(query.dtype)
+                    given, asking = (
+                        _folded(part[heads], block, len(weights)) for part in (by_head, query)
+                    )
+                    of_values[kv, block.keys] += torch.bmm(weights.transpose(1, 2), given)
+                    of_weights = torch.bmm(given, value_columns[kv, :, block.keys])
                     of_scores = torch.ops.aten._softmax_backward_data(
                         of_weights, weights, -1, weights.dtype
                     )
-                    found = torch.bmm(of_scores, keys[:, block.keys])
-                    of_query[block.queries] = _by_token(found, num_heads)
-                    folded = _folded(query, block, key.shape[0])
-                    of_keys[:, block.keys] += torch.bmm(of_scores.transpose(1, 2), folded)
+                    found = torch.bmm(of_scores, keys[kv, block.keys])
+                    of_query[block.queries, heads] = _by_token(found, block)
+                    of_keys[kv, block.keys] += torch.bmm(of_scores.transpose(1, 2), asking)
                 piece.scatter_add(of_keys, of_key)
                 piece.scatter_add(of_values, of_value)
         for of_scaled in (of_query, of_key):  # here, where it is less than the scores
@@ -159,11 +183,16 @@ class _BlockAttention(torch.autograd.Function):
         return of_query.transpose(0, 1), of_key.to(key.dtype), of_value.to(key.dtype), None, None
 
 
-def _weights(query: Tensor, wide_keys: Tensor, block: _Block, scaling: float) -> Tensor:
+def _columns(rows: Tensor) -> Tensor:
+    """Of `[K, M, D]`, `[K, D, M]`: copied once, where each product would copy what it takes."""
+    return rows.transpose(1, 2).contiguous()
+
+
+def _weights(query: Tensor, key_columns: Tensor, block: _Block, scaling: float) -> Tensor:
     """Attention weights of a block, fp32: `[K, G x queries, keys]`."""
-    num_kv_heads = wide_keys.shape[0]
-    keys = wide_keys[:, block.keys]
-    scores = torch.bmm(_folded(query, block, num_kv_heads).float() * scaling, keys.transpose(1, 2))
+    num_kv_heads = len(key_columns)
+    queries = _folded(query, block, num_kv_heads).float() * scaling
+    scores = torch.bmm(queries, key_columns[:, :, block.keys])
     num_queries, num_hidden = block.hidden.shape
     last = scores.view(num_kv_heads, -1, num_queries, scores.shape[-1])[..., -num_hidden:]
     last.masked_fill_(block.hidden, float("-inf"))
@@ -176,10 +205,9 @@ def _folded(by_head: Tensor, block: _Block, num_kv_heads: int) -> Tensor:
     return taken.reshape(num_kv_heads, -1, taken.shape[-1])
 
 
-def _by_token(folded: Tensor, num_heads: int) -> Tensor:
+def _by_token(folded: Tensor, block: _Block) -> Tensor:
     """`[K, G x queries, D]` as `[queries, H, D]`."""
-    num_queries = folded.shape[0] * folded.shape[1] // num_heads
-    return folded.view(num_heads, num_queries, -1).transpose(0, 1)
+    return folded.view(-1, block.num_queries, folded.shape[-1]).transpose(0, 1)
 
 
 def block_attention(

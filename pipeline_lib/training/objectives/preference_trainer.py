@@ -202,6 +202,8 @@ class PreferenceTrainer(LoopMixin, DPOTrainer):  # type: ignore[misc]
     def validate(self) -> dict[str, float]:
         """`loss`, `accuracy` (share of pairs whose chosen answer gained more) and `margin`.
 
+        A tie counts half: before the first step no answer has gained anything.
+
         Pairs are dealt to the ranks in turn. Each rank makes the same number of forward passes, as
         ZeRO-3 requires; a rank that has run out makes empty ones.
         """
@@ -218,7 +220,8 @@ class PreferenceTrainer(LoopMixin, DPOTrainer):  # type: ignore[misc]
                 gains = self._log_probs(model, inputs) - known[index]
             margins = self._settings.beta * (gains[:, 0] - gains[:, 1])
             losses = self._losses(gains, inputs)
-            sums += torch.stack([losses.sum(), (margins > 0).sum(), margins.sum()])
+            ahead = (margins.sign() + 1) / 2
+            sums += torch.stack([losses.sum(), ahead.sum(), margins.sum()])
         model.train(was_training)
         loss, accuracy, margin = (self._summed(sums) / len(self._validation)).tolist()
         return {"loss": loss, "accuracy": accuracy, "margin": margin}
