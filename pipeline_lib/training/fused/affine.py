@@ -16,7 +16,6 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
 
 @dataclass(frozen=True)
@@ -43,12 +42,35 @@ class Affine:
         """For `torch.autograd.Function.apply` and `save_for_backward`."""
         return self.weight, self.bias, self.down, self.up
 
-    def outputs(self, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
-        """`[N, O]` for inputs `[N, I]`, and what `gradients` needs: inputs times A', `[N, R]`."""
-        outputs = linear(inputs, self.weight, self.bias)
-        if self.down is None or self.up is None:
+    def room(self, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Memory for the outputs of as many rows as `inputs` has.
+
+        Taken before that of temporary results, these lie behind it and are given back whole.
+        Otherwise they leave holes between what is kept, which what comes next does not fit into:
+        on processors, a third of all memory.
+        """
+        outputs = inputs.new_empty(len(inputs), len(self.weight))
+        if self.down is None:
             return outputs, None
-        narrow = inputs @ self.down.to(inputs.dtype).t()
+        return outputs, inputs.new_empty(len(inputs), len(self.down))
+
+    def outputs(
+        self, inputs: Tensor, room: tuple[Tensor, Tensor | None] | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """`[N, O]` for inputs `[N, I]`, and what `gradients` needs: inputs times A', `[N, R]`.
+
+        Args:
+            inputs: `[N, I]`.
+            room: where to write them.
+        """
+        outputs, narrow = self.room(inputs) if room is None else room
+        if self.bias is None:
+            torch.mm(inputs, self.weight.t(), out=outputs)
+        else:
+            torch.addmm(self.bias, inputs, self.weight.t(), out=outputs)
+        if self.down is None or self.up is None or narrow is None:
+            return outputs, None
+        torch.mm(inputs, self.down.to(inputs.dtype).t(), out=narrow)
         outputs.addmm_(narrow, self.up.to(inputs.dtype).t(), alpha=self.scaling)
         return outputs, narrow
 

@@ -27,7 +27,8 @@ class _GatedFunction(torch.autograd.Function):
         with without_autocast(inputs):
             gated, narrow_gate = gate.outputs(inputs)
             raised, narrow_up = up.outputs(inputs)
-            outputs, narrow_down = down.outputs(silu(gated).mul_(raised))
+            room = down.room(inputs)
+            outputs, narrow_down = down.outputs(silu(gated).mul_(raised), room)
         ctx.save_for_backward(inputs, gated, raised, narrow_gate, narrow_up, narrow_down, *tensors)
         ctx.scalings = scalings
         return outputs

@@ -17,10 +17,14 @@ from torch import Tensor
 class _RmsNormFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+        # What stays is allocated before what is dropped: see `Affine.room`.
+        outputs = inputs.new_empty(inputs.shape, dtype=torch.result_type(weight, inputs))
+        inverse = inputs.new_empty((*inputs.shape[:-1], 1), dtype=torch.float32)
         wide = inputs.float()
-        inverse = (wide.square().mean(-1, keepdim=True) + epsilon).rsqrt_()
+        torch.mean(wide.square(), -1, keepdim=True, out=inverse).add_(epsilon).rsqrt_()
+        torch.mul(weight, (wide * inverse).to(inputs.dtype), out=outputs)
         ctx.save_for_backward(inputs, weight, inverse)
-        return weight * (wide * inverse).to(inputs.dtype)
+        return outputs
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
