@@ -273,6 +273,14 @@ def test_a_cost_in_proportion_to_the_size_is_a_straight_line_in_a_chart() -> Non
     assert {"a < b", "Growth", "size", "s", "0", "8"} <= set(texts)
 
 
+def test_charts_stand_two_in_a_row() -> None:
+    panel = Panel("Growth", "size", "s", (Line("raftline", ((1, 2.0), (2, 4.0))),))
+    root = ET.fromstring(draw([panel] * 3))
+    places = [child.attrib["transform"] for child in root if "transform" in child.attrib]
+    assert places == ["translate(0 0)", "translate(420 0)", "translate(0 300)"]
+    assert root.attrib["viewBox"] == "0 0 840 600"
+
+
 def test_the_csv_has_a_line_for_each_point(tmp_path: Path) -> None:
     write_csv(tmp_path / "points.csv", [make_point(1024, 1.0), make_point(2048, None)])
     lines = (tmp_path / "points.csv").read_text().splitlines()

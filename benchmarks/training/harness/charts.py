@@ -1,4 +1,4 @@
-"""Line charts as SVG, one beside the other: enough to see how a cost grows.
+"""Line charts as SVG: enough to see how a cost grows.
 
 Both axes are linear and begin at 0, so a cost in proportion to the size is a straight line through
 the corner, and what bends upwards grows faster.
@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import ceil
 from xml.sax.saxutils import escape
 
 from pipeline_lib.evaluation.charts import nice_ticks
 
 _COLOURS = ("#1f5fa8", "#c2571a", "#2f7d4f", "#8a4fa3")
 _DASHES = ("none", "6 3", "2 3", "8 3 2 3")
-_WIDTH, _HEIGHT = 420, 300
+_WIDTH, _HEIGHT, _COLUMNS = 420, 300, 2
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 24, 34, 46
 _LEGEND_LINE = 16
 
@@ -38,16 +39,17 @@ class Panel:
 
 
 def draw(panels: Sequence[Panel]) -> str:
-    """An SVG document of charts in a row."""
+    """An SVG document of charts, two in a row."""
     parts = [
-        f'<g transform="translate({number * _WIDTH} 0)">{_draw_panel(panel)}</g>'
+        f'<g transform="translate({number % _COLUMNS * _WIDTH} {number // _COLUMNS * _HEIGHT})">'
+        f"{_draw_panel(panel)}</g>"
         for number, panel in enumerate(panels)
     ]
-    width = _WIDTH * len(panels)
+    width, height = _WIDTH * _COLUMNS, _HEIGHT * ceil(len(panels) / _COLUMNS)
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{_HEIGHT}" '
-        f'viewBox="0 0 {width} {_HEIGHT}" font-family="sans-serif" font-size="11">'
-        f'<rect width="{width}" height="{_HEIGHT}" fill="white"/>{"".join(parts)}</svg>\n'
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
+        f'viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="11">'
+        f'<rect width="{width}" height="{height}" fill="white"/>{"".join(parts)}</svg>\n'
     )
 
 
