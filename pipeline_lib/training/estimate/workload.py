@@ -56,10 +56,11 @@ class TrainingRows:
         examples = ExampleFile(path)
         prompts = examples.num_prompt_tokens
         learned = [n - prompt for n, prompt in zip(examples.lengths, prompts, strict=True)]
+        trunk = common_prefix_length(map(examples.__getitem__, range(len(examples))))
         if config.stages[0] == "dpo":
             both = [a + b for a, b in zip(learned[::2], learned[1::2], strict=True)]
             return cls(
-                trunk=common_prefix_length(map(examples.__getitem__, range(len(examples)))),
+                trunk=trunk,
                 lengths=[sum(pair) for pair in zip(prompts[::2], both, strict=True)],
                 num_loss_tokens=both,
                 answers=list(zip(examples.lengths[::2], examples.lengths[1::2], strict=True)),
@@ -69,7 +70,7 @@ class TrainingRows:
             num_loss_tokens=learned,
             groups=examples.prompt_groups,
             prefixes=shared_prefixes(examples),
-            trunk=common_prefix_length(map(examples.__getitem__, range(len(examples)))),
+            trunk=trunk,
         )
 
     @classmethod

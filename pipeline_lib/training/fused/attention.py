@@ -143,7 +143,8 @@ class _BlockAttention(torch.autograd.Function):
             for piece in pieces:
                 columns, values = _columns(piece.gathered(key).float()), piece.gathered(value)
                 for block, kv, heads in piece.tiles(len(key), num_heads):
-                    weights = _weights(query[heads], columns[kv], block, scaling).to(query.dtype)
+                    asking = _folded(query[heads], block, len(columns[kv]))
+                    weights = _weights(asking, columns[kv], block, scaling).to(query.dtype)
                     found = torch.bmm(weights, values[kv, block.keys])
                     outputs[block.queries, heads] = _by_token(found, block)
         ctx.save_for_backward(query, key, value)
@@ -163,11 +164,11 @@ class _BlockAttention(torch.autograd.Function):
                 key_columns, value_columns = _columns(keys.float()), _columns(values)
                 of_keys, of_values = (torch.zeros(keys.shape, dtype=torch.float32) for _ in "kv")
                 for block, kv, heads in piece.tiles(len(key), num_heads):
-                    weights = _weights(query[heads], key_columns[kv], block, ctx.scaling)
-                    weights = weights.to(query.dtype)
-                    given, asking = (
-                        _folded(part[heads], block, len(weights)) for part in (by_head, query)
+                    asking, given = (
+                        _folded(part[heads], block, len(keys[kv])) for part in (query, by_head)
                     )
+                    weights = _weights(asking, key_columns[kv], block, ctx.scaling)
+                    weights = weights.to(query.dtype)
                     of_values[kv, block.keys] += torch.bmm(weights.transpose(1, 2), given)
                     of_weights = torch.bmm(given, value_columns[kv, :, block.keys])
                     of_scores = torch.ops.aten._softmax_backward_data(
@@ -188,13 +189,11 @@ def _columns(rows: Tensor) -> Tensor:
     return rows.transpose(1, 2).contiguous()
 
 
-def _weights(query: Tensor, key_columns: Tensor, block: _Block, scaling: float) -> Tensor:
-    """Attention weights of a block, fp32: `[K, G x queries, keys]`."""
-    num_kv_heads = len(key_columns)
-    queries = _folded(query, block, num_kv_heads).float() * scaling
-    scores = torch.bmm(queries, key_columns[:, :, block.keys])
+def _weights(folded: Tensor, key_columns: Tensor, block: _Block, scaling: float) -> Tensor:
+    """Attention weights of a block's queries, as folded, fp32: `[K, G x queries, keys]`."""
+    scores = torch.bmm(folded.float() * scaling, key_columns[:, :, block.keys])
     num_queries, num_hidden = block.hidden.shape
-    last = scores.view(num_kv_heads, -1, num_queries, scores.shape[-1])[..., -num_hidden:]
+    last = scores.view(len(folded), -1, num_queries, scores.shape[-1])[..., -num_hidden:]
     last.masked_fill_(block.hidden, float("-inf"))
     return scores.softmax(-1)
 
