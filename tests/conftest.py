@@ -268,3 +268,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         for item in on_gpu:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Bytes that are no text are named by their place, not by their content.
+
+    A compressed file holds the second in which it was made, and pytest-xdist ends the run when its
+    workers, which collect at different moments, do not find the same names.
+    """
+    if isinstance(val, bytes) and not val.decode("latin-1").isprintable():
+        return argname
+    return None
