@@ -33,6 +33,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from pipeline_lib.errors import ConfigError
 from pipeline_lib.training.fused.attention import block_attention
+from pipeline_lib.training.fused.memory import is_plain
 
 SEGMENT_ATTENTION = "segments"
 _Kernel = Callable[..., Any]
@@ -297,9 +298,8 @@ def _by_kernel(
 
 
 def _takes_blocks(query: torch.Tensor) -> bool:
-    """Not where tensors only stand for others, as in an estimate: blocks are many operations."""
-    is_real = type(query) is torch.Tensor
-    return is_real and query.device.type == "cpu" and query.dtype in _BLOCK_DTYPES
+    """Also where tensors stand for those of a GPU, as in an estimate: its kernels keep the same."""
+    return query.device.type == "cpu" and (query.dtype in _BLOCK_DTYPES or not is_plain(query))
 
 
 def _kernel_for(query: torch.Tensor) -> _Kernel | None:

@@ -2,9 +2,10 @@
 
 The clocks are read when an event appears in the arm's run folder, which is looked at every few
 milliseconds: wall time, and the CPU time of the arm's process with all its children. Memory on a
-CPU is the kernel's high-water mark of resident memory, reset when the model is loaded; on a GPU it
-is what the arm reports of torch's allocator. A run is ended after its last step: what it would save
-is not measured.
+CPU is the kernel's high-water mark of resident memory, reset when the model is loaded, without what
+is mapped from files: weights in the precision of their file become resident as they are first used,
+behind that moment. On a GPU it is what the arm reports of torch's allocator. A run is ended after
+its last step: what it would save is not measured.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 import psutil
 
 from benchmarks.training.harness.job import JOB_FILE, OUTPUT_FILE, ArmJob, ArmName
-from pipeline_lib.training.nodes import KEPT_MEMORY
+from pipeline_lib.training.nodes import C_LIBRARY_MEMORY
 from pipeline_lib.training.plan import EVENTS_FILE, EventReader
 
 _POLL_SECONDS = 0.005
@@ -114,7 +115,7 @@ def _environment(job: ArmJob) -> dict[str, str]:
     if job.device == "cpu":
         threads = max(1, (os.cpu_count() or 1) // job.num_ranks)
         environment.setdefault("OMP_NUM_THREADS", str(threads))
-        environment = KEPT_MEMORY | environment
+        environment = C_LIBRARY_MEMORY | environment
     return environment
 
 
@@ -178,13 +179,17 @@ def _cpu_seconds(process: subprocess.Popen[bytes]) -> float:
 
 def _reset_peak(process: subprocess.Popen[bytes]) -> int:
     """Set every high-water mark back to what is resident now; returns their sum."""
-    members = _family(process)
-    for member in members:
+    for member in _family(process):
         Path(f"/proc/{member.pid}/clear_refs").write_text("5")
-    return sum(member.memory_info().rss for member in members)
+    return _peak_bytes(process)
 
 
 def _read_peak(marks: _Marks, process: subprocess.Popen[bytes]) -> None:
+    marks.peak_bytes = max(marks.peak_bytes or 0, _peak_bytes(process))
+
+
+def _peak_bytes(process: subprocess.Popen[bytes]) -> int:
+    """High-water marks of all its processes, without what is mapped from files."""
     total = 0
     for member in _family(process):
         try:
@@ -192,8 +197,12 @@ def _read_peak(marks: _Marks, process: subprocess.Popen[bytes]) -> None:
         except (FileNotFoundError, ProcessLookupError):
             continue
         if "VmHWM:" in status:  # a process that has ended, but was not waited for, has none
-            total += int(status.split("VmHWM:")[1].split()[0]) * 1024
-    marks.peak_bytes = max(marks.peak_bytes or 0, total)
+            total += _kilobytes(status, "VmHWM") - _kilobytes(status, "RssFile")
+    return total * 1024
+
+
+def _kilobytes(status: str, name: str) -> int:
+    return int(status.split(f"{name}:")[1].split()[0])
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -17,6 +17,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from pipeline_lib.training.fused.memory import new_empty
+
 
 @dataclass(frozen=True)
 class Affine:
@@ -49,10 +51,10 @@ class Affine:
         Otherwise they leave holes between what is kept, which what comes next does not fit into:
         on processors, a third of all memory.
         """
-        outputs = inputs.new_empty(len(inputs), len(self.weight))
+        outputs = new_empty(inputs, len(inputs), len(self.weight))
         if self.down is None:
             return outputs, None
-        return outputs, inputs.new_empty(len(inputs), len(self.down))
+        return outputs, new_empty(inputs, len(inputs), len(self.down))
 
     def outputs(
         self, inputs: Tensor, room: tuple[Tensor, Tensor | None] | None = None

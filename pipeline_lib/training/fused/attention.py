@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from pipeline_lib.training.fused.affine import without_autocast
+from pipeline_lib.training.fused.memory import is_plain, new_empty
 
 if TYPE_CHECKING:
     from pipeline_lib.training.attention import Segments
@@ -41,7 +42,8 @@ class _Block:
     keys: slice
     """Of what the segment sees: its ancestors and itself, in order."""
     hidden: Tensor
-    """`[queries, last keys]`, True where a query does not see one of the last keys."""
+    """`[queries, last keys]`, fp32: 0 where a query sees one of the last keys, else -inf. Added to
+    the scores, which takes a quarter of the time of `masked_fill_`."""
 
     @property
     def num_queries(self) -> int:
@@ -108,11 +110,12 @@ def _pieces(segments: Segments, window: int | None) -> Iterator[_Piece]:
 
 
 def _hidden(num_queries: int, num_keys: int, window: int | None) -> Tensor:
-    """Which keys the last queries do not see; without a window, of as many keys as queries."""
+    """What the last queries see of the keys; without a window, of as many keys as queries."""
     if window is None:
-        return torch.ones(num_queries, num_queries, dtype=torch.bool).triu(1)
+        return torch.full((num_queries, num_queries), float("-inf")).triu(1)
     ahead = torch.arange(num_keys) - torch.arange(num_keys - num_queries, num_keys)[:, None]
-    return (ahead > 0) | (ahead <= -window)
+    is_hidden = (ahead > 0) | (ahead <= -window)
+    return torch.zeros(is_hidden.shape).masked_fill(is_hidden, float("-inf"))
 
 
 @contextlib.contextmanager
@@ -138,7 +141,7 @@ class _BlockAttention(torch.autograd.Function):
         scaling: float,
     ) -> Tensor:
         num_heads, num_tokens, width = query.shape
-        outputs = query.new_empty(num_tokens, num_heads, width)
+        outputs = new_empty(query, num_tokens, num_heads, width)
         with without_autocast(query), _products_of(query.dtype):
             for piece in pieces:
                 columns, values = _columns(piece.gathered(key).float()), piece.gathered(value)
@@ -155,7 +158,7 @@ class _BlockAttention(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value = ctx.saved_tensors
         num_heads = query.shape[0]
-        of_query = query.new_empty(query.shape[1], num_heads, query.shape[2])
+        of_query = new_empty(query, query.shape[1], num_heads, query.shape[2])
         of_key, of_value = (torch.zeros(key.shape, dtype=torch.float32) for _ in range(2))
         by_head = gradient.transpose(0, 1)
         with _products_of(query.dtype):
@@ -194,7 +197,7 @@ def _weights(folded: Tensor, key_columns: Tensor, block: _Block, scaling: float)
     scores = torch.bmm(folded.float() * scaling, key_columns[:, :, block.keys])
     num_queries, num_hidden = block.hidden.shape
     last = scores.view(len(folded), -1, num_queries, scores.shape[-1])[..., -num_hidden:]
-    last.masked_fill_(block.hidden, float("-inf"))
+    last.add_(block.hidden)
     return scores.softmax(-1)
 
 
@@ -230,7 +233,10 @@ def block_attention(
     Returns:
         `[1, T, H, D]`.
     """
-    pieces = segments.cached(("blocks", window), lambda: tuple(_pieces(segments, window)))
+    # In an estimate there is nothing to compute, and what is kept does not depend on the blocks.
+    pieces: tuple[_Piece, ...] = ()
+    if is_plain(query):
+        pieces = segments.cached(("blocks", window), lambda: tuple(_pieces(segments, window)))
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     # Autocast leaves queries and keys in fp32, as rotary positions make them, and values in bf16.
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype

@@ -13,13 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pipeline_lib.training.fused.memory import new_empty
+
 
 class _RmsNormFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, weight: Tensor, epsilon: float) -> Tensor:
         # What stays is allocated before what is dropped: see `Affine.room`.
-        outputs = inputs.new_empty(inputs.shape, dtype=torch.result_type(weight, inputs))
-        inverse = inputs.new_empty((*inputs.shape[:-1], 1), dtype=torch.float32)
+        outputs = new_empty(inputs, *inputs.shape, dtype=torch.result_type(weight, inputs))
+        inverse = new_empty(inputs, *inputs.shape[:-1], 1, dtype=torch.float32)
         wide = inputs.float()
         torch.mean(wide.square(), -1, keepdim=True, out=inverse).add_(epsilon).rsqrt_()
         torch.mul(weight, (wide * inverse).to(inputs.dtype), out=outputs)
