@@ -1,7 +1,6 @@
 """The same training by Raftline and by what people use today, on the hardware at hand.
 
     python -m benchmarks.training.peers [--rows 4] [--rounds 1] [--dataset dataset/demo@latest]
-    python -m benchmarks.training.peers --dataset … --task-mix --rows 8 --micro-batch 4
     python -m benchmarks.training.peers --model random:llama-3.1-8b --rows 8 --prompt-tokens 4000 …
 
 Each arm trains in a process of its own: the product's own path (the launcher, its worker, one

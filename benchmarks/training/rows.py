@@ -21,8 +21,6 @@ from statistics import fmean
 from typing import Any
 
 from pipeline_lib.artifacts.store import ArtifactStore
-from pipeline_lib.config.contexts import TaskConfig
-from pipeline_lib.raft.derived.tasks import derive_task_rows
 from pipeline_lib.raft.rows import Passage, Provenance, Quote, RaftRow, ReasoningStep, read_rows
 from pipeline_lib.settings import Settings
 from pipeline_lib.training.examples import Example, encode_row
@@ -175,27 +173,8 @@ def read_dataset_rows(settings: Settings, dataset: str) -> list[RaftRow]:
     rows = read_rows(path / "train.parquet" if path.is_dir() else path)
     seen: dict[str, int] = {}
     for row in rows:
-        seen.setdefault(_context_of(row), len(seen))
-    return sorted(rows, key=lambda row: seen[_context_of(row)])
-
-
-def _context_of(row: RaftRow) -> str:
-    return row.context_group or row.base_row_id or row.row_id
-
-
-def with_other_tasks(rows: Iterable[RaftRow]) -> list[RaftRow]:
-    """Each RAFT row, and behind it the same question as the tasks that show the same passages."""
-    config = TaskConfig(relevance=1, ranking=1, quotes=1)
-    return [
-        made
-        for row in rows
-        if row.task == "answer"
-        for made in (row, *derive_task_rows(row, config, seed=0, one_more=_no_more))
-    ]
-
-
-def _no_more(_row: RaftRow) -> None:
-    """No refusals are made, which alone ask for one more passage."""
+        seen.setdefault(row.context_group or row.row_id, len(seen))
+    return sorted(rows, key=lambda row: seen[row.context_group or row.row_id])
 
 
 def encode_fitting(rows: Iterable[RaftRow], tokenizer: Any, max_seq_len: int) -> Iterator[Example]:

@@ -56,9 +56,9 @@ class BatchConfig(FrozenConfig):
     share_contexts: bool = Field(
         True,
         title="Share contexts",
-        description="What rows begin with alike is computed once, with the same gradients: the "
-        "instruction, and the passages of rows that show the same ones (several tasks made of one "
-        "row, or the dataset's contexts.questions_per_context).",
+        description="What rows begin with alike, the instruction and, with "
+        "contexts.questions_per_context of the dataset, the passages, is computed once: same "
+        "gradients, fewer tokens.",
     )
     layout: Literal["auto", "packed", "padded"] = operational(
         "auto",

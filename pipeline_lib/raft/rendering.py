@@ -14,14 +14,14 @@ Synthesis, training, evaluation and serving all render here, so what is trained 
 Prompts are paid for in every stage, so the format is short. Whatever documents and questions
 contain is escaped (see `raft.markup`), and what a model wrote is unescaped after parsing.
 
-Rows of other tasks begin in the same way, so that a context is computed once for all that is asked
-of it, and end with a line that says what to do instead. Their targets use the same two markers:
+Rows of other tasks show documents and question in the same way under a system prompt of their own,
+and their targets use the same two markers:
 
     refusal       as an answer, from documents that hold none
     quotes        <quote doc="2">…</quote> <quote doc="1">…</quote>
     relevance     <answer>1, 3</answer>, or <answer>none</answer>
     ranking       <answer>3, 1, 2</answer>, best first
-    closed_book   <answer>the answer</answer>, without any document, under its own system prompt
+    closed_book   <answer>the answer</answer>, without any document
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from pipeline_lib.raft.markup import escape, unescape
 from pipeline_lib.raft.quotes import fold
 from pipeline_lib.raft.rows import Passage, RaftRow, Task
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 1
 """Raised when the same row would be rendered, or the same text parsed, differently."""
 
 REFUSAL_ANSWER = "The documents do not contain the answer."
@@ -48,25 +48,25 @@ SYSTEM_PROMPT = (
     f"<answer>…</answer>. If no document holds it, write <answer>{REFUSAL_ANSWER}</answer>"
 )
 
-CLOSED_BOOK_PROMPT = (
-    "Answer the question from what you know. Give only the short answer: <answer>…</answer>"
-)
-
-TASK_LINES: Mapping[Task, str] = {
+SYSTEM_PROMPTS: Mapping[Task, str] = {
+    "answer": SYSTEM_PROMPT,
+    "refusal": SYSTEM_PROMPT,
     "relevance": (
-        "Do not answer it. Which documents do? Give their numbers: <answer>1, 3</answer>. If none "
+        "Which documents answer the question? Give their numbers: <answer>1, 3</answer>. If none "
         f"does, write <answer>{NO_PASSAGE}</answer>"
     ),
     "ranking": (
-        "Do not answer it. Order the documents by how well they do. Give all their numbers, the "
+        "Order the documents by how well they answer the question. Give all their numbers, the "
         "best first: <answer>2, 3, 1</answer>"
     ),
     "quotes": (
-        "Do not answer it. Quote from the documents the words that prove the answer: "
+        "Quote from the documents the words that prove the answer to the question: "
         '<quote doc="1">exact words of document 1</quote>. Write nothing else.'
     ),
+    "closed_book": (
+        "Answer the question from what you know. Give only the short answer: <answer>…</answer>"
+    ),
 }
-"""What stands behind the question where documents are shown and no answer is wanted."""
 
 _MAX_NUMBER_DIGITS = 6
 _TAG = re.compile(r"<(?P<close>/?)(?P<name>quote|answer)\b(?P<attributes>[^<>]*)>", re.IGNORECASE)
@@ -134,11 +134,8 @@ def render_prompt(
     """The chat messages for a question with its passages, in their order."""
     lines = [render_document(number, passage) for number, passage in enumerate(passages, start=1)]
     lines.append(f"Question: {escape(fold(question))}")
-    if task in TASK_LINES:
-        lines.append(TASK_LINES[task])
-    system = CLOSED_BOOK_PROMPT if task == "closed_book" else SYSTEM_PROMPT
     return [
-        {"role": "system", "content": system},
+        {"role": "system", "content": SYSTEM_PROMPTS[task]},
         {"role": "user", "content": "\n".join(lines)},
     ]
 

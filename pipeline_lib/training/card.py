@@ -18,7 +18,7 @@ from pipeline_lib.artifacts.manifest import ArtifactRef, Manifest
 from pipeline_lib.config import FinetuneConfig, Objective
 from pipeline_lib.config.training import sections_of_others
 from pipeline_lib.models import ResolvedModel, licence_of
-from pipeline_lib.raft.rendering import FORMAT_VERSION, TASK_LINES, render_prompt
+from pipeline_lib.raft.rendering import FORMAT_VERSION, SYSTEM_PROMPTS, render_prompt
 from pipeline_lib.raft.rows import split_file
 from pipeline_lib.training.export import ADAPTER_FOLDER, GGUF_FILE, MERGED_FOLDER
 from pipeline_lib.training.layout import vllm_obstacles
@@ -226,7 +226,7 @@ def _use(target: Path, facts: CardFacts) -> str:
 def _prompts() -> str:
     shown = render_prompt("a question", [_ShownPassage("a title", "the text of a passage")])
     messages = "\n\n".join(f"{message['role']}:\n{message['content']}" for message in shown)
-    others = ", ".join(f"`{task}`" for task in sorted(TASK_LINES))
+    others = ", ".join(f"`{task}`" for task in sorted(SYSTEM_PROMPTS) if task != "answer")
     return f"""## Prompts
 
 Two messages through the tokenizer's chat template (format version {FORMAT_VERSION}), written as
@@ -236,9 +236,8 @@ Two messages through the tokenizer's chat template (format version {FORMAT_VERSI
 {messages}
 ```
 
-Decode greedily; the answer ends with the end of the turn. Rows of other tasks ({others}) have
-a line behind the question that says what to do; those of `closed_book` show no document, under a
-system message of their own."""
+Decode greedily; the answer ends with the end of the turn. Rows of other tasks differ in the system
+message ({others})."""
 
 
 def _limits(facts: CardFacts) -> str:

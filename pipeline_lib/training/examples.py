@@ -11,7 +11,6 @@ a machine share the pages. A training set may be larger than the memory of one o
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +21,8 @@ import pyarrow as pa
 
 from pipeline_lib.corpus.writing import to_table
 from pipeline_lib.errors import InputError, TrainingError
-from pipeline_lib.raft.rendering import render_row_prompt, render_target
-from pipeline_lib.raft.rows import RaftRow
+from pipeline_lib.raft.rendering import SYSTEM_PROMPTS, render_row_prompt, render_target
+from pipeline_lib.raft.rows import TASKS, RaftRow
 
 EXAMPLE_SCHEMA = pa.schema(
     [
@@ -36,7 +35,6 @@ EXAMPLE_SCHEMA = pa.schema(
     ]
 )
 _BATCH_EXAMPLES = 256
-_GROUP_LENGTH = 16
 
 
 @dataclass(frozen=True)
@@ -99,9 +97,12 @@ def encode_rows(
 
 
 def _prompt_group(row: RaftRow) -> str:
-    """The same for rows that show the same documents in the same order, whatever they ask."""
-    shown = "\n".join(passage.chunk_id for passage in row.context)
-    return hashlib.sha256(shown.encode()).hexdigest()[:_GROUP_LENGTH] if shown else ""
+    """Rows with one context begin alike if the instruction in front of it is the same too."""
+    if not row.context_group:
+        return ""
+    instruction = SYSTEM_PROMPTS[row.task]
+    alike = next(task for task in TASKS if SYSTEM_PROMPTS[task] == instruction)
+    return f"{row.context_group}/{alike}"
 
 
 def encode_exchanges(

@@ -149,10 +149,15 @@ def removal_order(row: RaftRow | PreferencePair) -> list[Passage]:
 
 
 def without_passages(row: RaftRow, left_out: Iterable[Passage]) -> RaftRow:
-    """The row with a smaller context; numbers in its target follow when it is rendered."""
+    """The row with a smaller context; numbers in its target follow when it is rendered.
+
+    Rows of one context that lose the same passages still have one context.
+    """
     gone = {passage.chunk_id for passage in left_out}
     kept = tuple(passage for passage in row.context if passage.chunk_id not in gone)
-    return row.model_copy(update={"context": kept})
+    places = ",".join(str(i) for i, p in enumerate(row.context) if p.chunk_id in gone)
+    group = f"{row.context_group}-{places}" if row.context_group else ""
+    return row.model_copy(update={"context": kept, "context_group": group})
 
 
 def _batches(rows: Iterable[RaftRow]) -> Iterator[list[RaftRow]]:

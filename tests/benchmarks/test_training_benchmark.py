@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import xml.etree.ElementTree as ET
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,6 @@ from benchmarks.training.rows import (
     fit_shape,
     make_rows,
     read_dataset_rows,
-    with_other_tasks,
 )
 from benchmarks.training.scaling import Point, panels, write_csv
 from pipeline_lib.raft.rows import write_rows
@@ -96,15 +94,6 @@ def test_rows_of_a_dataset_are_read_with_those_of_a_context_together(
     write_rows(tmp_path / "train.parquet", mixed)
     assert read_dataset_rows(settings, str(tmp_path)) == rows
     assert read_dataset_rows(settings, str(tmp_path / "train.parquet")) == rows
-
-
-def test_the_tasks_of_a_row_follow_it_and_share_its_passages(tokenizer: Any) -> None:
-    rows = with_other_tasks(make_rows(replace(SHAPE, num_rows=2, questions_per_context=1)))
-    assert [row.task for row in rows] == ["answer", "relevance", "ranking", "quotes"] * 2
-    examples = encode_up_to(rows, tokenizer, 8, 10_000)
-    assert len({example.prompt_group for example in examples}) == 2
-    counted = count_tokens(examples)
-    assert counted.shared < 0.4 * counted.input
 
 
 def test_too_few_rows_that_fit_are_refused(tokenizer: Any) -> None:

@@ -9,10 +9,9 @@ from transformers import AutoTokenizer
 
 from pipeline_lib.raft.quotes import verify_quote
 from pipeline_lib.raft.rendering import (
-    CLOSED_BOOK_PROMPT,
     REFUSAL_ANSWER,
     SYSTEM_PROMPT,
-    TASK_LINES,
+    SYSTEM_PROMPTS,
     CitedQuote,
     ParsedStep,
     cited_steps,
@@ -23,7 +22,7 @@ from pipeline_lib.raft.rendering import (
     render_row_prompt,
     render_target,
 )
-from pipeline_lib.raft.rows import TASKS, RaftRow, Task
+from pipeline_lib.raft.rows import TASKS, RaftRow
 from tests.raft.made_rows import bare_passage, bare_row
 
 FOX = "A fox is red.\nIt sleeps by day."
@@ -68,7 +67,7 @@ def test_the_prompt_is_system_then_documents_then_question() -> None:
     )
 
 
-def test_the_prompt_of_an_answer_row_is_what_it_always_was() -> None:
+def test_the_text_of_an_answer_row_is_that_of_format_version_1() -> None:
     """Models that were trained on it depend on every character."""
     assert SYSTEM_PROMPT == (
         "Answer the question from the documents. First reason briefly and quote the words that "
@@ -81,25 +80,23 @@ def test_the_prompt_of_an_answer_row_is_what_it_always_was() -> None:
     assert render_row_prompt(row)[0]["content"] == SYSTEM_PROMPT
 
 
-@pytest.mark.parametrize("task", ["relevance", "ranking", "quotes"])
-def test_another_task_is_asked_behind_what_an_answer_is_asked_from(task: Task) -> None:
-    """So that passages are computed once for all that is asked of them."""
-    passages = [Shown("Fox", FOX), Shown("Dog", DOG)]
-    answer, other = render_prompt("When?", passages), render_prompt("When?", passages, task)
-    assert other[0] == answer[0]
-    assert other[1]["content"] == f"{answer[1]['content']}\n{TASK_LINES[task]}"
-
-
-def test_only_a_refusal_is_asked_like_an_answer() -> None:
-    passages = [Shown("Fox", FOX)]
-    prompts = {task: str(render_prompt("When?", passages, task)) for task in TASKS}
-    assert prompts["refusal"] == prompts["answer"]
-    assert len(set(prompts.values())) == len(TASKS) - 1
+def test_every_task_has_a_prompt_and_only_a_refusal_is_asked_like_an_answer() -> None:
+    assert tuple(SYSTEM_PROMPTS) == (
+        "answer",
+        "refusal",
+        "relevance",
+        "ranking",
+        "quotes",
+        "closed_book",
+    )
+    assert set(SYSTEM_PROMPTS) == set(TASKS)
+    assert len(set(SYSTEM_PROMPTS.values())) == len(TASKS) - 1
+    assert SYSTEM_PROMPTS["refusal"] == SYSTEM_PROMPTS["answer"]
 
 
 def test_without_documents_the_question_is_alone() -> None:
     system, user = render_prompt("When?", [], "closed_book")
-    assert system["content"] == CLOSED_BOOK_PROMPT
+    assert system["content"] == SYSTEM_PROMPTS["closed_book"]
     assert user["content"] == "Question: When?"
 
 

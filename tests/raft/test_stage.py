@@ -316,7 +316,7 @@ def test_a_chat_teacher_writes_the_whole_target(stand, scripted, small_config) -
     assert len(rows) == 12
     [version] = {row.provenance.prompt_version for row in rows}
     assert version.startswith("chat-")
-    assert version.endswith("/format-2")
+    assert version.endswith("/format-1")
     assert all(len(row.quotes) == row.oracle_present for row in rows)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pipeline_lib.errors import InputError, TrainingError
-from pipeline_lib.raft.rendering import TASK_LINES, render_row_prompt, render_target
+from pipeline_lib.raft.rendering import SYSTEM_PROMPTS, render_row_prompt, render_target
 from pipeline_lib.raft.rows import RaftRow
 from pipeline_lib.training.examples import (
     Example,
@@ -58,7 +58,7 @@ def test_the_question_and_the_documents_are_in_the_prompt(tokenizer: Any) -> Non
     assert all(passage.text in prompt for passage in row.context)
 
 
-def test_each_task_is_learned_from_its_own_prompt(tokenizer: Any) -> None:
+def test_each_task_is_learned_under_its_own_prompt(tokenizer: Any) -> None:
     base = make_row(0)
     relevance = RaftRow.model_validate(
         dict(base) | {"task": "relevance", "base_row_id": base.row_id, "reasoning": ()}
@@ -72,7 +72,8 @@ def test_each_task_is_learned_from_its_own_prompt(tokenizer: Any) -> None:
         )
     )
     assert learned == "<answer>2</answer>"
-    assert TASK_LINES["relevance"] in prompt
+    assert SYSTEM_PROMPTS["relevance"] in prompt
+    assert SYSTEM_PROMPTS["answer"] not in prompt
 
 
 def test_rows_tokenized_together_are_those_tokenized_alone(tokenizer: Any) -> None:
@@ -83,29 +84,17 @@ def test_rows_tokenized_together_are_those_tokenized_alone(tokenizer: Any) -> No
     ]
 
 
-def test_rows_with_one_context_begin_alike_whatever_they_ask(tokenizer: Any) -> None:
-    """Questions differ behind the passages, tasks behind the question."""
-    base = make_row(0)
+def test_rows_with_one_context_and_one_instruction_begin_alike(tokenizer: Any) -> None:
+    """Only the question differs, so all tokens up to it are shared."""
+    base = make_row(0).model_copy(update={"context_group": "context-1"})
     other = base.model_copy(update={"row_id": "row-0b", "question": "What does it do there?"})
     relevance = base.model_copy(update={"task": "relevance", "reasoning": ()})
-    turned = base.model_copy(update={"context": base.context[::-1]})
-    first, second, third, fourth = encode_rows([base, other, relevance, turned], tokenizer)
-    assert first.prompt_group == second.prompt_group == third.prompt_group != ""
-    assert fourth.prompt_group not in ("", first.prompt_group)
-
-    def shared(*examples: Example) -> str:
-        text: str = tokenizer.decode(first.input_ids[: common_prefix_length(examples)])
-        return text
-
-    assert shared(first, second).rstrip().endswith("Question: What")
-    assert shared(first, third).endswith(base.question)
-
-
-def test_a_row_without_passages_belongs_to_no_group(tokenizer: Any) -> None:
-    closed_book = make_row(0).model_copy(
-        update={"task": "closed_book", "context": (), "reasoning": ()}
-    )
-    assert encode_row(closed_book, tokenizer).prompt_group == ""
+    first, second, third = encode_rows([base, other, relevance], tokenizer)
+    assert first.prompt_group == second.prompt_group != ""
+    assert third.prompt_group not in ("", first.prompt_group), "another instruction comes first"
+    shared = tokenizer.decode(first.input_ids[: common_prefix_length([first, second])])
+    assert shared.rstrip().endswith("Question: What")
+    assert encode_row(make_row(1), tokenizer).prompt_group == ""
 
 
 def test_a_file_gives_back_what_was_written(tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def test_the_policy_error_names_row_tokens_and_limit(tokenizer: Any) -> None:
 
 
 def test_rows_of_one_context_that_lose_the_same_passages_still_begin_alike(tokenizer: Any) -> None:
-    first = CROWDED
+    first = CROWDED.model_copy(update={"context_group": "g"})
     second = first.model_copy(update={"row_id": "other"})
     third = first.model_copy(update={"row_id": "third", "final_answer": "x" * 400})
     limit = len(encode_row(first, tokenizer).input_ids) - 1

@@ -17,7 +17,6 @@ from benchmarks.training.rows import (
     fit_shape,
     make_rows,
     read_dataset_rows,
-    with_other_tasks,
 )
 from pipeline_lib.config.base import BUNDLED_LANGUAGE_MODEL
 from pipeline_lib.settings import load_settings
@@ -30,7 +29,6 @@ class Options:
 
     model: str = BUNDLED_LANGUAGE_MODEL
     dataset: str | None = None
-    task_mix: bool = False
     rows: int = 4
     documents: int = 5
     prompt_tokens: int = 850
@@ -71,7 +69,6 @@ def add_options(
         "model": "bundled:…, a hub id, a folder, or random:<shape> with random weights of "
         f"{', '.join(SHAPES)}",
         "dataset": "a dataset artifact's folder, reference, or file of rows; else rows are made",
-        "task_mix": "each row is asked for relevance, ranking and quotes too, where it can be",
         "rows": "rows of a step",
         "documents": "passages of a made row",
         "prompt_tokens": "about so many in a made row",
@@ -81,7 +78,6 @@ def add_options(
         "micro_batch": "rows per forward pass and rank",
         "steps": "of each run, the warm-up included",
         "warmup": "steps of each run that are not measured",
-        "gradient_checkpointing": "in the product's own path",
         "ranks": "of the product's own path",
         "zero_stage": "of the product's own path",
     }
@@ -91,8 +87,8 @@ def add_options(
         flag = f"--{field.name.replace('_', '-')}"
         if field.name == "method":
             parser.add_argument(flag, choices=("lora", "full"), default=field.default)
-        elif isinstance(field.default, bool):
-            parser.add_argument(flag, action="store_true", help=helps[field.name])
+        elif field.name == "gradient_checkpointing":
+            parser.add_argument(flag, action="store_true", help="in the product's own path")
         else:
             kind = int if isinstance(field.default, int) else str
             parser.add_argument(flag, type=kind, default=field.default, help=helps[field.name])
@@ -154,8 +150,6 @@ class Setup:
             f"made rows, {options.documents} documents, "
             f"{options.questions_per_context} questions a context"
         )
-        if options.task_mix:
-            rows += ", with relevance, ranking and quotes"
         return (
             f"{options.model}, {options.method}, {self.precision} on {self.device}; {rows}\n"
             f"a step: {tokens.rows} rows, {options.micro_batch} at a time; {tokens.input:,} input "
@@ -188,8 +182,6 @@ def prepare(options: Options, folder: Path) -> Setup:
             questions_per_context=options.questions_per_context,
         )
         rows = make_rows(fit_shape(shape, tokenizer, options.prompt_tokens))
-    if options.task_mix:
-        rows = with_other_tasks(rows)
     examples = encode_up_to(rows, tokenizer, options.rows, options.max_seq_len)
     folder.mkdir(parents=True, exist_ok=True)
     write_examples(folder / "rows.arrow", examples)
