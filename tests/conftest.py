@@ -26,9 +26,11 @@ from tests.processes import end_process
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _no_network_services() -> None:
-    """No test may reach a model hub, telemetry, or a server that Prefect starts on its own."""
+def pytest_configure() -> None:
+    """No test may reach a model hub, telemetry, or a server that Prefect starts on its own.
+
+    Set before any test module is imported: Prefect and the hub's client read these only once.
+    """
     os.environ.update(
         HF_HUB_OFFLINE="1",
         TRANSFORMERS_OFFLINE="1",

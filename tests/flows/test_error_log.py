@@ -12,6 +12,8 @@ from flows.index import index
 from pipeline_lib.errors import InputError
 from pipeline_lib.stage import Workspace
 
+pytestmark = pytest.mark.usefixtures("prefect_api")
+
 RUN_LOGGERS = ("prefect.flow_runs", "prefect.task_runs")
 
 

@@ -56,6 +56,36 @@ def running_of(made: dict[str, Any], kind: str) -> dict[str, Any]:
     return made["TrainJob"]["spec"]["trainer"]  # type: ignore[no-any-return]
 
 
+def _different(given: Any, read: Any, place: str) -> list[str]:
+    """Places of what is given and not the same, or not there, in what was read."""
+    if isinstance(given, dict) and isinstance(read, dict):
+        pairs = [(value, read.get(key), f"{place}.{key}") for key, value in given.items()]
+    elif isinstance(given, list) and isinstance(read, list) and len(given) == len(read):
+        pairs = [(*both, f"{place}.{at}") for at, both in enumerate(zip(given, read, strict=True))]
+    else:
+        return [] if given == read else [place]
+    return [found for pair in pairs for found in _different(*pair)]
+
+
+@pytest.mark.parametrize("gpus", [0, 8])
+@pytest.mark.parametrize("kind", ["job", "trainjob"])
+def test_manifests_are_what_the_apis_know(kind: Any, gpus: int) -> None:
+    """Read by the types that Kubeflow publishes, nothing is refused and no field is unknown."""
+    from kubeflow_trainer_api import models
+
+    types: dict[str, Any] = {
+        "ConfigMap": models.IoK8sApiCoreV1ConfigMap,
+        "Service": models.IoK8sApiCoreV1Service,
+        "Job": models.IoK8sApiBatchV1Job,
+        "TrainingRuntime": models.TrainerV1alpha1TrainingRuntime,
+        "TrainJob": models.TrainerV1alpha1TrainJob,
+    }
+    made = objects(render(order(), OPTIONS.model_copy(update={"gpus": gpus}), kind))
+    for name, document in made.items():
+        read = types[name].from_dict(document).to_dict()  # with defaults of what is not there
+        assert _different(document, read, name) == []
+
+
 def test_an_indexed_job_has_a_pod_for_each_node_and_meets_at_the_first() -> None:
     made = objects(render(order(), OPTIONS, "job"))
     assert set(made) == {"ConfigMap", "Service", "Job"}
