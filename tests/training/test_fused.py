@@ -24,18 +24,33 @@ QWEN = {
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 
 
+@pytest.fixture
+def set_threads() -> Iterator[Callable[[int], None]]:
+    """Sets how many threads torch computes in, for one test."""
+    import torch
+
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("window", [None, 100])
-@pytest.mark.parametrize("scores_at_once", [1 << 19, 1])
+@pytest.mark.parametrize(("scores_at_once", "num_threads"), [(1 << 19, 1), (1, 1), (1, 2), (1, 8)])
 def test_attention_by_blocks_and_its_gradients_are_those_of_the_dense_mask(
-    window: int | None, scores_at_once: int, monkeypatch: pytest.MonkeyPatch
+    window: int | None,
+    scores_at_once: int,
+    num_threads: int,
+    set_threads: Callable[[int], None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """All heads at a time, and those that share keys."""
+    """All heads at a time, and those that share keys; fewer and more threads than segments."""
     import torch
     from torch.nn.functional import scaled_dot_product_attention
 
     from pipeline_lib.training.attention import Segments
     from pipeline_lib.training.fused import attention
 
+    set_threads(num_threads)
     monkeypatch.setattr(attention, "_SCORES_AT_ONCE", scores_at_once)
     torch.manual_seed(0)
     total = sum(LENGTHS)
@@ -52,6 +67,30 @@ def test_attention_by_blocks_and_its_gradients_are_those_of_the_dense_mask(
         (output * weights).sum().backward()
     for one, other in zip(heads, dense, strict=True):
         torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-4)
+
+
+def test_in_threads_attention_is_the_same_to_the_bit_each_time(
+    set_threads: Callable[[int], None],
+) -> None:
+    """A resumed run depends on it."""
+    import torch
+
+    from pipeline_lib.training.attention import Segments
+    from pipeline_lib.training.fused.attention import block_attention
+
+    set_threads(4)
+    torch.manual_seed(0)
+    given = [torch.randn(1, count, sum(LENGTHS), 16) for count in (6, 2, 2)]
+
+    def results() -> list[Any]:
+        heads = [part.clone().requires_grad_() for part in given]
+        output = block_attention(*heads, Segments(LENGTHS, PARENTS), None, None)
+        output.square().sum().backward()
+        return [output, *(head.grad for head in heads)]
+
+    first = results()
+    for _ in range(20):
+        assert all(torch.equal(one, other) for one, other in zip(first, results(), strict=True))
 
 
 def _seen(window: int | None) -> Any:

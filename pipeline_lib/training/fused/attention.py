@@ -13,15 +13,17 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
 
 from pipeline_lib.training.fused.affine import without_autocast
 from pipeline_lib.training.fused.memory import is_plain, new_empty
+from pipeline_lib.training.fused.threads import in_threads
 
 if TYPE_CHECKING:
     from pipeline_lib.training.attention import Segments
@@ -37,8 +39,6 @@ _SCORES_AT_ONCE = 1 << 19
 class _Block:
     """Queries that are computed at once, and the keys that they see among their segment's."""
 
-    queries: slice
-    """Of the sequence."""
     keys: slice
     """Of what the segment sees: its ancestors and itself, in order."""
     hidden: Tensor
@@ -46,33 +46,31 @@ class _Block:
     the scores, which takes a quarter of the time of `masked_fill_`."""
 
     @property
-    def num_queries(self) -> int:
-        """Those of one head."""
-        return len(self.hidden)
-
-    @property
     def num_scores(self) -> int:
         """Of one head."""
         num_keys: int = self.keys.stop - self.keys.start
-        return self.num_queries * num_keys
+        return len(self.hidden) * num_keys
 
 
 @dataclass(frozen=True)
 class _Piece:
-    """What one segment's queries see, and their blocks."""
+    """What one segment's queries see, and their blocks: all of `_BLOCK` queries but the last."""
 
     seen: tuple[slice, ...]
     """Of the sequence; the last is the segment itself."""
     blocks: tuple[_Block, ...]
 
-    def tiles(self, num_kv_heads: int, num_heads: int) -> Iterator[tuple[_Block, slice, slice]]:
-        """What is computed at once: a block, some key heads, and the heads that share them."""
-        shared = num_heads // num_kv_heads
-        for block in self.blocks:
-            width = max(1, _SCORES_AT_ONCE // (shared * block.num_scores))
-            for first in range(0, num_kv_heads, width):
-                last = min(first + width, num_kv_heads)
-                yield block, slice(first, last), slice(first * shared, last * shared)
+    @property
+    def num_scores(self) -> int:
+        """Of one head."""
+        return sum(block.num_scores for block in self.blocks)
+
+    def tiles(self, num_kv_heads: int, num_heads: int) -> Iterator[tuple[int, _Block, slice]]:
+        """What is computed at once: a block, with its number, and some key heads."""
+        for index, block in enumerate(self.blocks):
+            width = _SCORES_AT_ONCE * num_kv_heads // (num_heads * block.num_scores)
+            for kv in _cut(num_kv_heads, max(1, width)):
+                yield index, block, kv
 
     def gathered(self, tokens: Tensor) -> Tensor:
         """Of `[K, T, D]` what is seen, `[K, M, D]`."""
@@ -99,7 +97,6 @@ def _pieces(segments: Segments, window: int | None) -> Iterator[_Piece]:
             start = 0 if window is None else max(0, before + first - window + 1)
             blocks.append(
                 _Block(
-                    queries=slice(starts[index] + first, starts[index] + last),
                     keys=slice(start, before + last),
                     hidden=hidden(
                         last - first, 0 if window is None else before + last - start, window
@@ -130,6 +127,39 @@ def _products_of(dtype: torch.dtype) -> Iterator[None]:
         torch.backends.mkldnn.matmul.fp32_precision = precision  # type: ignore[attr-defined]
 
 
+@dataclass(frozen=True)
+class _Work:
+    """What one thread does without the others: a piece, for some key heads."""
+
+    piece: _Piece
+    kv: slice
+    heads: slice
+    """Those that share the key heads."""
+
+
+def _works(pieces: tuple[_Piece, ...], num_kv_heads: int, num_heads: int) -> list[_Work]:
+    """Every piece, the largest first; in parts only where there are fewer than threads.
+
+    Parts have smaller matrices, and as many operations as the whole.
+    """
+    num_parts = min(num_kv_heads, math.ceil(torch.get_num_threads() / max(1, len(pieces))))
+    return [
+        _Work(piece, kv, _sharing(kv, num_heads // num_kv_heads))
+        for piece in sorted(pieces, key=lambda piece: -piece.num_scores)
+        for kv in _cut(num_kv_heads, math.ceil(num_kv_heads / num_parts))
+    ]
+
+
+def _cut(number: int, width: int) -> Iterator[slice]:
+    for first in range(0, number, width):
+        yield slice(first, min(first + width, number))
+
+
+def _sharing(kv: slice, shared: int) -> slice:
+    """The heads that share some key heads."""
+    return slice(kv.start * shared, kv.stop * shared)
+
+
 class _BlockAttention(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -142,14 +172,20 @@ class _BlockAttention(torch.autograd.Function):
     ) -> Tensor:
         num_heads, num_tokens, width = query.shape
         outputs = new_empty(query, num_tokens, num_heads, width)
+
+        def attend(work: _Work) -> None:
+            _attend(
+                work.piece,
+                query[work.heads],
+                key[work.kv],
+                value[work.kv],
+                scaling,
+                outputs[:, work.heads],
+            )
+
         with without_autocast(query), _products_of(query.dtype):
-            for piece in pieces:
-                columns, values = _columns(piece.gathered(key).float()), piece.gathered(value)
-                for block, kv, heads in piece.tiles(len(key), num_heads):
-                    asking = _folded(query[heads], block, len(columns[kv]))
-                    weights = _weights(asking, columns[kv], block, scaling).to(query.dtype)
-                    found = torch.bmm(weights, values[kv, block.keys])
-                    outputs[block.queries, heads] = _by_token(found, block)
+            for _ in in_threads(attend, _works(pieces, len(key), num_heads)):
+                pass
         ctx.save_for_backward(query, key, value)
         ctx.pieces, ctx.scaling = pieces, scaling
         return outputs
@@ -157,34 +193,131 @@ class _BlockAttention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value = ctx.saved_tensors
-        num_heads = query.shape[0]
+        num_heads = len(query)
         of_query = new_empty(query, query.shape[1], num_heads, query.shape[2])
         of_key, of_value = (torch.zeros(key.shape, dtype=torch.float32) for _ in range(2))
         by_head = gradient.transpose(0, 1)
+
+        def gradients(work: _Work) -> tuple[Tensor, Tensor]:
+            return _gradients(
+                work.piece,
+                query[work.heads],
+                key[work.kv],
+                value[work.kv],
+                ctx.scaling,
+                by_head[work.heads],
+                of_query[:, work.heads],
+            )
+
+        works = _works(ctx.pieces, len(key), num_heads)
         with _products_of(query.dtype):
-            for piece in ctx.pieces:
-                keys, values = piece.gathered(key), piece.gathered(value)
-                key_columns, value_columns = _columns(keys.float()), _columns(values)
-                of_keys, of_values = (torch.zeros(keys.shape, dtype=torch.float32) for _ in "kv")
-                for block, kv, heads in piece.tiles(len(key), num_heads):
-                    asking, given = (
-                        _folded(part[heads], block, len(keys[kv])) for part in (query, by_head)
-                    )
-                    weights = _weights(asking, key_columns[kv], block, ctx.scaling)
-                    weights = weights.to(query.dtype)
-                    of_values[kv, block.keys] += torch.bmm(weights.transpose(1, 2), given)
-                    of_weights = torch.bmm(given, value_columns[kv, :, block.keys])
-                    of_scores = torch.ops.aten._softmax_backward_data(
-                        of_weights, weights, -1, weights.dtype
-                    )
-                    found = torch.bmm(of_scores, keys[kv, block.keys])
-                    of_query[block.queries, heads] = _by_token(found, block)
-                    of_keys[kv, block.keys] += torch.bmm(of_scores.transpose(1, 2), asking)
-                piece.scatter_add(of_keys, of_key)
-                piece.scatter_add(of_values, of_value)
+            # In their order, whichever is done first: sums are the same each time.
+            for work, found in zip(works, in_threads(gradients, works), strict=True):
+                for of_seen, of_all in zip(found, (of_key, of_value), strict=True):
+                    work.piece.scatter_add(of_seen, of_all[work.kv])
         for of_scaled in (of_query, of_key):  # here, where it is less than the scores
             of_scaled.mul_(ctx.scaling)
         return of_query.transpose(0, 1), of_key.to(key.dtype), of_value.to(key.dtype), None, None
+
+
+def _attend(
+    piece: _Piece, query: Tensor, key: Tensor, value: Tensor, scaling: float, outputs: Tensor
+) -> None:
+    """Write what a piece's queries find to `[T, H, D]`."""
+    columns, values = _columns(piece.gathered(key).float()), piece.gathered(value)
+    asked = _Folded.of(query[:, piece.seen[-1]], len(key))
+    found = asked.empty_like()
+    scaled = asked.scaled(scaling)
+    for index, block, kv in piece.tiles(len(key), len(query)):
+        weights = _weights(scaled[index][kv], columns[kv, :, block.keys], block).to(query.dtype)
+        torch.bmm(weights, values[kv, block.keys], out=found[index][kv])
+    found.write(outputs[piece.seen[-1]])
+
+
+def _gradients(
+    piece: _Piece,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scaling: float,
+    gradient: Tensor,
+    of_query: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Of the keys and values that a piece sees, fp32 `[K, M, D]`; of queries to `[T, H, D]`.
+
+    That of queries and keys is yet to be scaled.
+
+    Args:
+        piece: whose queries ask.
+        query: `[H, T, D]`.
+        key: `[K, T, D]`.
+        value: `[K, T, D]`.
+        scaling: of the scores.
+        gradient: of the outputs, `[H, T, D]`.
+        of_query: where to write those of queries.
+    """
+    keys, values = piece.gathered(key), piece.gathered(value)
+    key_columns, value_columns = _columns(keys.float()), _columns(values)
+    of_keys, of_values = (torch.zeros(keys.shape, dtype=torch.float32) for _ in "kv")
+    asked, given = (_Folded.of(part[:, piece.seen[-1]], len(key)) for part in (query, gradient))
+    scaled, of_asked = asked.scaled(scaling), asked.empty_like()
+    for index, block, kv in piece.tiles(len(key), len(query)):
+        weights = _weights(scaled[index][kv], key_columns[kv, :, block.keys], block)
+        weights = weights.to(query.dtype)
+        of_values[kv, block.keys] += torch.bmm(weights.transpose(1, 2), given[index][kv])
+        of_weights = torch.bmm(given[index][kv], value_columns[kv, :, block.keys])
+        of_scores = torch.ops.aten._softmax_backward_data(of_weights, weights, -1, weights.dtype)
+        torch.bmm(of_scores, keys[kv, block.keys], out=of_asked[index][kv])
+        of_keys[kv, block.keys] += torch.bmm(of_scores.transpose(1, 2), asked[index][kv])
+    of_asked.write(of_query[piece.seen[-1]])
+    return of_keys, of_values
+
+
+@dataclass(frozen=True)
+class _Folded:
+    """Vectors of a piece's queries by block, those of heads that share keys one below the other.
+
+    Laid out at once: for each block alone, copying takes as long as its products.
+    """
+
+    full: Tensor
+    """`[blocks, K, G x _BLOCK, D]`, G heads share keys."""
+    rest: Tensor
+    """`[K, G x rest, D]`, of the last block if that is shorter."""
+    num_sharing: int
+    """G."""
+
+    @classmethod
+    def of(cls, by_head: Tensor, num_kv_heads: int) -> Self:
+        """From `[H, L, D]`."""
+        by_key = torch.unflatten(by_head, 0, (num_kv_heads, -1))
+        num_full, num_rest = divmod(by_head.shape[1], _BLOCK)
+        full = torch.unflatten(by_key[:, :, : num_full * _BLOCK], 2, (num_full, _BLOCK))
+        rest = by_key[:, :, by_head.shape[1] - num_rest :]
+        return cls(full.movedim(2, 0).flatten(2, 3), rest.flatten(1, 2), by_key.shape[1])
+
+    def __getitem__(self, block: int) -> Tensor:
+        """`[K, G x queries, D]`."""
+        return self.full[block] if block < len(self.full) else self.rest
+
+    def scaled(self, scaling: float) -> _Folded:
+        """In fp32."""
+        full, rest = (part.float() * scaling for part in (self.full, self.rest))
+        return _Folded(full, rest, self.num_sharing)
+
+    def empty_like(self) -> _Folded:
+        """Room for as many."""
+        return _Folded(torch.empty_like(self.full), torch.empty_like(self.rest), self.num_sharing)
+
+    def write(self, by_token: Tensor) -> None:
+        """To `[L, H, D]`."""
+        by_key = torch.unflatten(by_token, 1, (-1, self.num_sharing))
+        num_full = len(self.full) * _BLOCK
+        full = torch.unflatten(self.full, 2, (self.num_sharing, _BLOCK))
+        torch.unflatten(by_key[:num_full], 0, (-1, _BLOCK)).copy_(full.permute(0, 3, 1, 2, 4))
+        if num_full < len(by_token):
+            rest = torch.unflatten(self.rest, 1, (self.num_sharing, -1))
+            by_key[num_full:].copy_(rest.permute(2, 0, 1, 3))
 
 
 def _columns(rows: Tensor) -> Tensor:
@@ -192,24 +325,13 @@ def _columns(rows: Tensor) -> Tensor:
     return rows.transpose(1, 2).contiguous()
 
 
-def _weights(folded: Tensor, key_columns: Tensor, block: _Block, scaling: float) -> Tensor:
+def _weights(scaled: Tensor, key_columns: Tensor, block: _Block) -> Tensor:
     """Attention weights of a block's queries, as folded, fp32: `[K, G x queries, keys]`."""
-    scores = torch.bmm(folded.float() * scaling, key_columns[:, :, block.keys])
+    scores = torch.bmm(scaled, key_columns)
     num_queries, num_hidden = block.hidden.shape
-    last = scores.view(len(folded), -1, num_queries, scores.shape[-1])[..., -num_hidden:]
-    last.add_(block.hidden)
+    by_head = scores.view(-1, num_queries, scores.shape[-1])
+    by_head[..., -num_hidden:].add_(block.hidden)
     return scores.softmax(-1)
-
-
-def _folded(by_head: Tensor, block: _Block, num_kv_heads: int) -> Tensor:
-    """Of `[H, T, D]` a block's queries, those of the heads that share keys one below the other."""
-    taken = by_head[:, block.queries]
-    return taken.reshape(num_kv_heads, -1, taken.shape[-1])
-
-
-def _by_token(folded: Tensor, block: _Block) -> Tensor:
-    """`[K, G x queries, D]` as `[queries, H, D]`."""
-    return folded.view(-1, block.num_queries, folded.shape[-1]).transpose(0, 1)
 
 
 def block_attention(
