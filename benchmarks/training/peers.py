@@ -3,16 +3,17 @@
     python -m benchmarks.training.peers [--rows 4] [--rounds 1] [--dataset dataset/demo@latest]
     python -m benchmarks.training.peers --model random:llama-3.1-8b --rows 8 --prompt-tokens 4000 …
 
-Each arm trains in a process of its own: the product's own path (the launcher, its worker, one
-rank), TRL's SFTTrainer with its defaults and with its best settings, and transformers' Trainer.
-They start from the same weights and learn the same tokens of the same rows with AdamW at the same
-constant rate; every step takes all rows once, so that the loss of each step can be compared. Arms
-take turns, and the first steps of each run are not measured.
+Each arm trains in a process of its own: the product's own path (the launcher, its worker, one rank
+or `--ranks`), TRL's SFTTrainer with its defaults and with its best settings, and transformers'
+Trainer. They start from the same weights and learn the same tokens of the same rows with AdamW at
+the same constant rate; every step takes all rows once, so that the loss of each step can be
+compared. Arms take turns, and the first steps of each run are not measured.
 
 Printed per arm: samples and input tokens per second (of CPU time on a CPU, of wall time on a GPU),
 peak memory and how much of it is above the loaded model, the first and the last loss; then the
-ratios, round by round. Ends with 1 when the arms' first losses differ by more than rounding, for
-then they did not do the same. All of it goes into a JSON log, with versions and hardware.
+ratios, round by round, on a CPU by the clock too. Ends with 1 when the arms' first losses differ by
+more than rounding, for then they did not do the same. All of it goes into a JSON log, with versions
+and hardware.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.training.harness.arms import raftline_plan
+from benchmarks.training.harness.arms import common_arguments, raftline_plan
 from benchmarks.training.harness.charts import Line, Panel, draw
 from benchmarks.training.harness.job import ArmName
 from benchmarks.training.harness.models import SHAPES, model_folder
@@ -172,7 +172,7 @@ def test_ratios_are_taken_round_by_round() -> None:
     lines = ratio_lines(MEASUREMENTS, summarize(MEASUREMENTS, make_setup()), "raftline", "cpu")
     assert lines == [
         "raftline is 3.00x as fast as trl-best (2.00 to 4.00 over 3 rounds), "
-        "with 0.25 of its extra memory"
+        "by the clock 3.00x (2.00 to 4.00), with 0.25 of its extra memory"
     ]
 
 
@@ -223,6 +223,14 @@ def test_every_step_of_the_products_own_arm_takes_all_rows(tmp_path: Path) -> No
     assert plan.config.batch.share_contexts
     separate = raftline_plan(setup.job("raftline-separate", tmp_path))
     assert not separate.config.batch.share_contexts
+
+
+def test_ranks_are_the_products_own_and_peers_take_as_many_rows_a_step(tmp_path: Path) -> None:
+    setup = make_setup(rows=8, micro_batch=2, ranks=2, steps=3)
+    own, peer = (setup.job(arm, tmp_path) for arm in ("raftline", "trl-best"))
+    assert (own.num_processes, peer.num_processes) == (2, 1)
+    assert raftline_plan(own).batch.gradient_accumulation_steps == 2
+    assert common_arguments(peer)["gradient_accumulation_steps"] == 4
 
 
 def test_a_shape_without_weights_becomes_a_model_that_loads(

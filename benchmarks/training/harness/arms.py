@@ -31,7 +31,7 @@ def main(job_path: Path) -> None:
     """Train as the job says; whatever ends the benchmark ends its arms."""
     die_with_parent()
     job = ArmJob.model_validate_json(job_path.read_text())
-    if job.arm.startswith("raftline"):
+    if job.is_own:
         _train_raftline(job)
         return
     if job.device == "cpu":
@@ -103,12 +103,12 @@ def _silence() -> None:
     logging.disable_progress_bar()
 
 
-def _common_arguments(job: ArmJob) -> dict[str, Any]:
+def common_arguments(job: ArmJob) -> dict[str, Any]:
     """What the product's path sets too; everything else stays as each peer has it."""
     return {
         "output_dir": str(job.run_folder / "output"),
         "per_device_train_batch_size": job.micro_batch,
-        "gradient_accumulation_steps": job.accumulation_steps,
+        "gradient_accumulation_steps": job.num_rows // job.micro_batch,
         "max_steps": job.num_steps,
         "learning_rate": job.learning_rate,
         "lr_scheduler_type": "constant",
@@ -165,7 +165,7 @@ def _hf_trainer(job: ArmJob) -> Any:
         model = get_peft_model(model, _lora())
     return Trainer(
         model=model,
-        args=TrainingArguments(**_common_arguments(job)),
+        args=TrainingArguments(**common_arguments(job)),
         train_dataset=_labelled_rows(job),
         data_collator=DataCollatorForSeq2Seq(
             AutoTokenizer.from_pretrained(job.model_path), label_pad_token_id=_IGNORED
@@ -177,7 +177,7 @@ def _trl_trainer(job: ArmJob) -> Any:
     from transformers import AutoTokenizer
     from trl import SFTConfig, SFTTrainer
 
-    arguments = _common_arguments(job) | {"max_length": job.max_seq_len}
+    arguments = common_arguments(job) | {"max_length": job.max_seq_len}
     if job.arm != "trl-default":
         arguments |= _best_trl_arguments(job)
     return SFTTrainer(

@@ -56,7 +56,7 @@ class ArmJob(BaseModel):
     num_rows: int
     """In the file, and so per step."""
     micro_batch: int
-    """Rows per forward pass and rank."""
+    """Rows per forward pass (and rank, in the product's own path)."""
     num_steps: int
     max_seq_len: int
     learning_rate: float = 2e-4
@@ -64,9 +64,14 @@ class ArmJob(BaseModel):
     """Of the product's own path; its peers have their own ways."""
     num_ranks: int = 1
     zero_stage: Literal[0, 1, 2, 3] = 0
-    """More ranks and ZeRO only for the product's own path."""
+    """Ranks and ZeRO are of the product's own path; each peer is one process with all cores."""
 
     @property
-    def accumulation_steps(self) -> int:
-        """Micro batches per rank and step."""
-        return self.num_rows // (self.micro_batch * self.num_ranks)
+    def is_own(self) -> bool:
+        """Whether the arm is the product's own path."""
+        return self.arm.startswith("raftline")
+
+    @property
+    def num_processes(self) -> int:
+        """That share the cores."""
+        return self.num_ranks if self.is_own else 1

@@ -7,7 +7,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -88,9 +88,14 @@ def _summary(runs: Sequence[Measurement], setup: Setup) -> Summary:
     )
 
 
-def ratio(measurements: Sequence[Measurement], arm: ArmName, peer: ArmName, device: str) -> Spread:
+def ratio(
+    measurements: Sequence[Measurement],
+    arm: ArmName,
+    peer: ArmName,
+    seconds_of: Callable[[Measurement], float],
+) -> Spread:
     """How many times as fast `arm` is as `peer`, round by round."""
-    seconds = {(m.arm, m.round): seconds_of(m, device) for m in measurements}
+    seconds = {(m.arm, m.round): seconds_of(m) for m in measurements}
     rounds = sorted({m.round for m in measurements})
     return Spread.of([seconds[peer, number] / seconds[arm, number] for number in rounds])
 
@@ -128,11 +133,14 @@ def ratio_lines(
     for peer, other in by_arm.items():
         if peer == arm:
             continue
-        times = ratio(measurements, arm, peer, device)
+        times = ratio(measurements, arm, peer, lambda m: seconds_of(m, device))
         line = (
             f"{arm} is {times.middle:.2f}x as fast as {peer} ({times.low:.2f} to "
             f"{times.high:.2f} over {len({m.round for m in measurements})} rounds)"
         )
+        if device == "cpu":  # with several threads or ranks, what counts for whoever waits
+            clock = ratio(measurements, arm, peer, lambda m: m.wall_seconds)
+            line += f", by the clock {clock.middle:.2f}x ({clock.low:.2f} to {clock.high:.2f})"
         if own is not None and other.extra_bytes:
             line += f", with {own / other.extra_bytes:.2f} of its extra memory"
         lines.append(line)

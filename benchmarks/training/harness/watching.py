@@ -113,7 +113,7 @@ def _environment(job: ArmJob) -> dict[str, str]:
         HF_DATASETS_CACHE=str(job.run_folder / "hf-datasets"),
     )
     if job.device == "cpu":
-        threads = max(1, (os.cpu_count() or 1) // job.num_ranks)
+        threads = max(1, (os.cpu_count() or 1) // job.num_processes)
         environment.setdefault("OMP_NUM_THREADS", str(threads))
         environment = C_LIBRARY_MEMORY | environment
     return environment

@@ -48,8 +48,7 @@ class Affine:
         """Memory for the outputs of as many rows as `inputs` has.
 
         Taken before that of temporary results, these lie behind it and are given back whole.
-        Otherwise they leave holes between what is kept, which what comes next does not fit into:
-        on processors, a third of all memory.
+        Otherwise they leave holes between what is kept, which what comes next does not fit into.
         """
         outputs = new_empty(inputs, len(inputs), len(self.weight))
         if self.down is None:
