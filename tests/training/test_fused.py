@@ -24,16 +24,6 @@ QWEN = {
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 
 
-@pytest.fixture
-def set_threads() -> Iterator[Callable[[int], None]]:
-    """Sets how many threads torch computes in, for one test."""
-    import torch
-
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize("window", [None, 100])
 @pytest.mark.parametrize(("scores_at_once", "num_threads"), [(1 << 19, 1), (1, 1), (1, 2), (1, 8)])
 def test_attention_by_blocks_and_its_gradients_are_those_of_the_dense_mask(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -15,11 +15,8 @@ NUM_THREADS = 3
 
 
 @pytest.fixture(autouse=True)
-def _threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(NUM_THREADS)
-    yield
-    torch.set_num_threads(before)
+def _threads(set_threads: Callable[[int], None]) -> None:
+    set_threads(NUM_THREADS)
 
 
 def _where(_: int) -> tuple[str, int, bool]:

@@ -92,10 +92,10 @@ def ratio(
     measurements: Sequence[Measurement],
     arm: ArmName,
     peer: ArmName,
-    seconds_of: Callable[[Measurement], float],
+    clock: Callable[[Measurement], float],
 ) -> Spread:
-    """How many times as fast `arm` is as `peer`, round by round."""
-    seconds = {(m.arm, m.round): seconds_of(m) for m in measurements}
+    """How many times as fast `arm` is as `peer`, round by round, in seconds of a clock."""
+    seconds = {(m.arm, m.round): clock(m) for m in measurements}
     rounds = sorted({m.round for m in measurements})
     return Spread.of([seconds[peer, number] / seconds[arm, number] for number in rounds])
 
@@ -139,8 +139,8 @@ def ratio_lines(
             f"{times.high:.2f} over {len({m.round for m in measurements})} rounds)"
         )
         if device == "cpu":  # with several threads or ranks, what counts for whoever waits
-            clock = ratio(measurements, arm, peer, lambda m: m.wall_seconds)
-            line += f", by the clock {clock.middle:.2f}x ({clock.low:.2f} to {clock.high:.2f})"
+            wall = ratio(measurements, arm, peer, lambda m: m.wall_seconds)
+            line += f", by the clock {wall.middle:.2f}x ({wall.low:.2f} to {wall.high:.2f})"
         if own is not None and other.extra_bytes:
             line += f", with {own / other.extra_bytes:.2f} of its extra memory"
         lines.append(line)

@@ -78,6 +78,7 @@ def add_options(
         "micro_batch": "rows per forward pass and rank",
         "steps": "of each run, the warm-up included",
         "warmup": "steps of each run that are not measured",
+        "gradient_checkpointing": "in the product's own path",
         "ranks": "of the product's own path",
         "zero_stage": "of the product's own path",
     }
@@ -87,8 +88,8 @@ def add_options(
         flag = f"--{field.name.replace('_', '-')}"
         if field.name == "method":
             parser.add_argument(flag, choices=("lora", "full"), default=field.default)
-        elif field.name == "gradient_checkpointing":
-            parser.add_argument(flag, action="store_true", help="in the product's own path")
+        elif isinstance(field.default, bool):
+            parser.add_argument(flag, action="store_true", help=helps[field.name])
         else:
             kind = int if isinstance(field.default, int) else str
             parser.add_argument(flag, type=kind, default=field.default, help=helps[field.name])

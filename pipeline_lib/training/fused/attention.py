@@ -85,9 +85,11 @@ class _Piece:
             tokens[:, part] += values
 
 
-def _pieces(segments: Segments, window: int | None) -> Iterator[_Piece]:
+def _pieces(segments: Segments, window: int | None) -> tuple[_Piece, ...]:
+    """The largest first, so that threads that share them end together."""
     starts = [0, *itertools.accumulate(segments.lengths)]
     hidden = functools.cache(_hidden)
+    pieces = []
     for index, length in enumerate(segments.lengths):
         seen = tuple(slice(starts[i], starts[i + 1]) for i in segments.lineage(index))
         before = sum(part.stop - part.start for part in seen[:-1])
@@ -103,7 +105,8 @@ def _pieces(segments: Segments, window: int | None) -> Iterator[_Piece]:
                     ),
                 )
             )
-        yield _Piece(seen, tuple(blocks))
+        pieces.append(_Piece(seen, tuple(blocks)))
+    return tuple(sorted(pieces, key=lambda piece: -piece.num_scores))
 
 
 def _hidden(num_queries: int, num_keys: int, window: int | None) -> Tensor:
@@ -138,14 +141,14 @@ class _Work:
 
 
 def _works(pieces: tuple[_Piece, ...], num_kv_heads: int, num_heads: int) -> list[_Work]:
-    """Every piece, the largest first; in parts only where there are fewer than threads.
+    """Every piece, in its order; in parts only where there are fewer than threads.
 
     Parts have smaller matrices, and as many operations as the whole.
     """
     num_parts = min(num_kv_heads, math.ceil(torch.get_num_threads() / max(1, len(pieces))))
     return [
         _Work(piece, kv, _sharing(kv, num_heads // num_kv_heads))
-        for piece in sorted(pieces, key=lambda piece: -piece.num_scores)
+        for piece in pieces
         for kv in _cut(num_kv_heads, math.ceil(num_kv_heads / num_parts))
     ]
 
@@ -358,7 +361,7 @@ def block_attention(
     # In an estimate there is nothing to compute, and what is kept does not depend on the blocks.
     pieces: tuple[_Piece, ...] = ()
     if is_plain(query):
-        pieces = segments.cached(("blocks", window), lambda: tuple(_pieces(segments, window)))
+        pieces = segments.cached(("blocks", window), lambda: _pieces(segments, window))
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     # Autocast leaves queries and keys in fp32, as rotary positions make them, and values in bf16.
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype

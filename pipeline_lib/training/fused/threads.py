@@ -26,15 +26,16 @@ def in_threads(do: Callable[[Work], Result], works: Sequence[Work]) -> Iterator[
     With one thread, or one piece of work, it is done as the results are asked for, in the calling
     thread, with all of PyTorch's threads.
     """
+    do = torch.no_grad()(do)
     num_threads = torch.get_num_threads()
     if num_threads == 1 or len(works) < 2:
-        return map(torch.no_grad()(do), works)
-    return _pool(num_threads).map(torch.no_grad()(do), works)
+        return map(do, works)
+    return _pool(num_threads).map(do, works)
 
 
 @functools.cache
 def _pool(num_threads: int) -> ThreadPoolExecutor:
-    pool = ThreadPoolExecutor(num_threads, "raftline-attention")
+    pool = ThreadPoolExecutor(num_threads, "raftline-compute")
     all_there = Barrier(num_threads)
 
     def compute_alone(_: int) -> None:
