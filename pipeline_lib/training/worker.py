@@ -18,6 +18,7 @@ from typing import Any
 
 from pipeline_lib.errors import PreemptedError, TrainingError
 from pipeline_lib.training.diagnosis import record_error
+from pipeline_lib.training.ending import run_and_end
 from pipeline_lib.training.guard import die_with_parent
 from pipeline_lib.training.model import REFERENCE_ADAPTER
 from pipeline_lib.training.plan import (
@@ -158,4 +159,4 @@ def _num_parameters(model: Any, *, only_trainable: bool) -> int:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    run_and_end(lambda: main(Path(sys.argv[1])))

@@ -17,6 +17,7 @@ from types import FrameType
 
 from pipeline_lib.errors import NonFiniteLossError, PreemptedError
 from pipeline_lib.training.diagnosis import record_error
+from pipeline_lib.training.ending import run_and_end
 from pipeline_lib.training.guard import die_with_parent
 from pipeline_lib.training.heartbeat import Heartbeat
 from pipeline_lib.training.plan import PREEMPTED_EXIT, TrainingPlan, append_event
@@ -104,4 +105,4 @@ def main(plan_path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    run_and_end(lambda: main(Path(sys.argv[1])))
