@@ -145,7 +145,11 @@ def _print(out: Console, told: TrainingEstimate) -> None:
         f"{told.num_trainable_parameters:,} of {told.num_parameters:,} parameters learn",
         soft_wrap=True,
     )
-    out.print(f"{told.batch}; {told.num_steps:,} steps over {told.num_rows:,} rows")
+    out.print(
+        f"{told.batch}; {told.num_steps:,} steps over {told.num_rows:,} rows, learning rate "
+        f"{told.learning_rate:g}",
+        soft_wrap=True,
+    )
     largest = told.largest_micro_batch
     out.print(
         f"Gradient checkpointing is {'on' if told.gradient_checkpointing else 'off'}. The largest "

@@ -22,8 +22,14 @@ class ScheduleConfig(FrozenConfig):
     max_steps: int = Field(
         -1, ge=-1, title="Most steps", description="Optimizer steps; -1: set by epochs."
     )
-    learning_rate: float = Field(
-        1e-3, gt=0, lt=1, title="Learning rate", description="Its peak, after the warm-up."
+    learning_rate: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        title="Learning rate",
+        description="Its peak, after the warm-up. Empty: by objective, method and the base model's "
+        "width; for 'sft' 1e-3 for LoRA on the bundled model, 2e-4 on 7 billion parameters, a "
+        "tenth of it for method 'full'.",
     )
     warmup_fraction: float = Field(
         0.05,
@@ -63,9 +69,6 @@ class PretrainingConfig(ScheduleConfig):
     """Domain-adaptive pre-training (Gururangan et al. 2020) on the corpus' plain text."""
 
     num_epochs: float = Field(1.0, gt=0, title="Epochs", description="Passes over the text.")
-    learning_rate: float = Field(
-        2e-4, gt=0, lt=1, title="Learning rate", description="Its peak, after the warm-up."
-    )
     replay_path: str | None = Field(
         None,
         title="General text",
@@ -84,14 +87,6 @@ class PretrainingConfig(ScheduleConfig):
 class SupervisedConfig(ScheduleConfig):
     """Learning the targets of the dataset's rows."""
 
-    learning_rate: float = Field(
-        1e-3,
-        gt=0,
-        lt=1,
-        title="Learning rate",
-        description="Its peak, after the warm-up. The default suits LoRA on the bundled model; "
-        "2e-4 is usual for LoRA on several billion parameters, 1e-5 for method 'full'.",
-    )
     task_weights: dict[str, float] = Field(
         default_factory=dict,
         title="Task weights",
@@ -118,9 +113,6 @@ class PreferenceTrainingConfig(ScheduleConfig):
     """Direct preference optimization (Rafailov et al. 2023) on verified and misgrounded answers."""
 
     num_epochs: float = Field(1.0, gt=0, title="Epochs", description="Passes over the pairs.")
-    learning_rate: float = Field(
-        5e-5, gt=0, lt=1, title="Learning rate", description="Its peak, after the warm-up."
-    )
     beta: float = Field(
         0.1,
         gt=0,
@@ -136,9 +128,6 @@ class ReinforcementConfig(ScheduleConfig):
     """Group-relative policy optimization (Shao et al. 2024) with rewards from verification."""
 
     num_epochs: float = Field(1.0, gt=0, title="Epochs", description="Passes over the questions.")
-    learning_rate: float = Field(
-        1e-5, gt=0, lt=1, title="Learning rate", description="Its peak, after the warm-up."
-    )
     num_generations: int = Field(
         8, ge=2, le=64, title="Answers per question", description="Compared with one another."
     )

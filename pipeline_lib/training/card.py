@@ -70,6 +70,8 @@ class CardFacts:
     dataset_folder: Path
     config: FinetuneConfig
     """Of one stage."""
+    learning_rate: float
+    """Its peak."""
     previous: ArtifactRef | None = None
     """The model that was trained on, where that was not the base model."""
     metrics: Mapping[str, float] = field(default_factory=dict)
@@ -117,6 +119,7 @@ def _introduction(facts: CardFacts) -> str:
         ("artifact", f"`{facts.ref}`"),
         ("base model", f"`{facts.config.base_model}` (`{facts.base.identity}`)"),
         ("continued from", f"`{facts.previous}`" if facts.previous else "the base model"),
+        ("learning rate", f"{facts.learning_rate:g}"),
         ("dataset", f"`{facts.dataset.ref}`"),
         *((f"dataset's {role}", f"`{ref}`") for role, ref in facts.dataset.input_refs.items()),
     ]

@@ -33,7 +33,7 @@ def loop_arguments(plan: TrainingPlan) -> dict[str, Any]:
         "gradient_accumulation_steps": plan.batch.gradient_accumulation_steps,
         "num_train_epochs": schedule.num_epochs,
         "max_steps": schedule.max_steps,
-        "learning_rate": schedule.learning_rate,
+        "learning_rate": plan.learning_rate,
         "warmup_steps": schedule.warmup_fraction,  # a value below 1 is a share of all steps
         "lr_scheduler_type": {"constant": "constant_with_warmup"}.get(
             schedule.schedule, schedule.schedule

@@ -38,6 +38,8 @@ class TrainingPlan(BaseModel):
     """Events, log, checkpoints and export go here."""
     device: Literal["cpu", "cuda"]
     precision: Literal["bf16", "fp16", "fp32"]
+    learning_rate: float
+    """Its peak."""
     gradient_checkpointing: bool = False
     layout: Literal["packed", "padded"] = "packed"
     resume_from: Path | None = None
@@ -50,7 +52,7 @@ class TrainingPlan(BaseModel):
 
     @property
     def schedule(self) -> ScheduleConfig:
-        """Steps, learning rate, validation."""
+        """Steps, warm-up, validation."""
         return self.config.schedule_of(self.objective)
 
     @property

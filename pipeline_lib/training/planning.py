@@ -15,6 +15,7 @@ from pipeline_lib.stage import ArtifactDraft, Workspace
 from pipeline_lib.training.checkpoints import fetch_best_checkpoint, fetch_latest_checkpoint
 from pipeline_lib.training.export import ADAPTER_FOLDER, MERGED_FOLDER
 from pipeline_lib.training.gguf import check_gguf
+from pipeline_lib.training.learning_rate import learning_rate_of
 from pipeline_lib.training.model import check_continuation, check_method
 from pipeline_lib.training.objectives import objective_named
 from pipeline_lib.training.objectives.base import Prepared, PrepareJob
@@ -79,11 +80,14 @@ def make_plan(
     if prepared.dropped:
         listed = (f"{why.replace('_', ' ')} {n:,}" for why, n in sorted(prepared.dropped.items()))
         logger.info("Rows left out: %s", ", ".join(listed))
+    learning_rate = learning_rate_of(config, sources.base.path)
+    logger.info("Learning rate: %g", learning_rate)
     draft.details |= {
         "device": device,
         "precision": precision,
         "base_model": sources.base.identity,
         "objective": config.stages[0],
+        "learning_rate": learning_rate,
         **prepared.details,
     }
     checkpointing = _check_memory(draft, config, sources.base.path, prepared)
@@ -96,6 +100,7 @@ def make_plan(
         run_folder=run_folder,
         device=device,
         precision=precision,
+        learning_rate=learning_rate,
         gradient_checkpointing=checkpointing,
         layout=resolve_layout(config.batch, weights),
         resume_from=_resumed(draft, config, run_folder),

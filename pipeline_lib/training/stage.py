@@ -210,6 +210,7 @@ def _build(
             dataset=ws.artifacts.manifest(dataset),
             dataset_folder=sources.dataset_folder,
             config=config,
+            learning_rate=plan.learning_rate,
             previous=start.previous,
             metrics=draft.metrics,
             counts=draft.counts,

@@ -34,7 +34,10 @@ def test_it_says_what_a_training_takes_and_that_it_fits(configured: Path) -> Non
     assert result.exit_code == 0, result.output
     output = " ".join(result.stdout.split())
     assert "sft by full in bf16 on H100: 107,200 of 107,200 parameters learn" in output
-    assert "4 rows per step = 2 ranks x 1 row x 2 micro batches; 24 steps over 32 rows" in output
+    assert (
+        "4 rows per step = 2 ranks x 1 row x 2 micro batches; 24 steps over 32 rows, "
+        "learning rate 0.0001"
+    ) in output
     assert "The largest micro batch has 512 tokens, 32 of them learned." in output
     assert "free 80.0 GB 256 GB" in output
     assert "time of the steps: about" in output

@@ -176,6 +176,7 @@ def test_the_gpu_image_needs_no_compiler_because_no_kernel_is_compiled() -> None
                 run_folder=Path(),
                 device="cuda",
                 precision="bf16",
+                learning_rate=1e-3,
             )
         )
         assert "optimizer" not in config

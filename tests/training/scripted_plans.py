@@ -47,6 +47,7 @@ def scripted_plans(
             run_folder=folder,
             device="cpu",
             precision="fp32",
+            learning_rate=1e-3,
         )
 
     return build

@@ -57,6 +57,7 @@ def card(tmp_path: Path) -> Any:
             ),
             dataset_folder=dataset,
             config=FinetuneConfig.model_validate({"base_model": "hub/base"} | config),
+            learning_rate=2.1e-4,
             previous=PREVIOUS,
             metrics={"initial_validation_loss": 1.5, "final_validation_loss": 1.25},
             counts={"num_steps": 1200},
@@ -83,6 +84,7 @@ def test_it_names_where_everything_came_from_and_how_much_of_it(card: Any) -> No
     for part in (str(DATASET), str(CORPUS), str(PREVIOUS), "sha256:beef"):
         assert part in text
     for line in (
+        "| learning rate | 0.00021 |",
         "| answer | 2 |",
         "| refusal | 1 |",
         "| train too long | 4 |",

@@ -86,6 +86,7 @@ def two_nodes(tmp_path: Path, **launch: Any) -> TrainingPlan:
         run_folder=tmp_path,
         device="cpu",
         precision="fp32",
+        learning_rate=1e-3,
     )
 
 

@@ -17,6 +17,7 @@ from pipeline_lib.raft.rendering import render_prompt
 from pipeline_lib.training.estimate.parameters import ModelBuild, build_skeleton, model_sizes
 from pipeline_lib.training.estimate.states import state_memory
 from pipeline_lib.training.examples import Example, write_examples
+from pipeline_lib.training.learning_rate import learning_rate_of
 from pipeline_lib.training.objectives.preferences import PairFile
 from pipeline_lib.training.plan import TrainingPlan
 
@@ -78,6 +79,7 @@ def pair_plan(tiny_model_path: Path, tmp_path: Path) -> PairPlan:
             layout=layout,
             device="cpu",
             precision="fp32",
+            learning_rate=learning_rate_of(config, tiny_model_path),
         )
 
     return build

@@ -84,6 +84,8 @@ def test_the_model_loads_and_merged_equals_adapter(
     _assert_merged_equals_adapter(folder, tiny_model_path)
     log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     assert [e["step"] for e in log if "loss" in e] == [1, 2]
+    assert max(e.get("learning_rate", 0) for e in log) == 0.05
+    assert ws.artifacts.manifest(result.ref).details["learning_rate"] == 0.05
     assert [e["step"] for e in log if "eval_loss" in e] == [0, 2]
     assert result.metrics["final_validation_loss"] < result.metrics["initial_validation_loss"]
     assert result.counts["num_train_rows"] == 8

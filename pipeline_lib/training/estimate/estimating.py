@@ -27,6 +27,7 @@ from pipeline_lib.training.estimate.states import (
     state_memory,
 )
 from pipeline_lib.training.estimate.workload import TrainingRows, plan_workload
+from pipeline_lib.training.learning_rate import learning_rate_of
 from pipeline_lib.training.meter import ModelCost
 
 _RANK_BYTES = {"cpu": 700_000_000, "cuda": 3_000_000_000}
@@ -102,6 +103,7 @@ class _Estimator:
         self._answering = (
             Answering.of(config, base_path, rows, precision) if config.stages[0] == "grpo" else None
         )
+        self._learning_rate = learning_rate_of(config, base_path)
         self._build = ModelBuild.of(config, base_path, precision)
         self._sizes, self._cost = _counted(self._build)
 
@@ -130,6 +132,7 @@ class _Estimator:
             hardware=self._hardware.name,
             precision=self._precision,
             batch=config.batch_arithmetic,
+            learning_rate=self._learning_rate,
             num_parameters=self._sizes.num_parameters,
             num_trainable_parameters=self._sizes.num_trainable_parameters,
             gradient_checkpointing=is_checkpointed,

@@ -59,6 +59,8 @@ class TrainingEstimate(BaseModel):
     hardware: str
     precision: Literal["bf16", "fp16", "fp32"]
     batch: BatchArithmetic
+    learning_rate: float
+    """Its peak."""
     num_parameters: int
     num_trainable_parameters: int
     gradient_checkpointing: bool
