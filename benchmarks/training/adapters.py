@@ -72,6 +72,8 @@ def train(
             run_folder=Path(folder),
             device=machine.device,
             precision=machine.precision,
+            learning_rate=arguments.learning_rate,
+            num_epochs=arguments.epochs,
             gradient_checkpointing=False,
             layout=resolve_layout(config.batch, base),
         )

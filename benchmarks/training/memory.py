@@ -147,6 +147,8 @@ def compare(
             run_folder=run_folder,
             device=told.device,
             precision=told.precision,
+            learning_rate=told.learning_rate,
+            num_epochs=1,
             gradient_checkpointing=told.gradient_checkpointing,
         )
         measured = measure(plan)

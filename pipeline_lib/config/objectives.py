@@ -16,8 +16,12 @@ OBJECTIVES: tuple[Objective, ...] = ("dapt", "sft", "dpo", "grpo")
 class ScheduleConfig(FrozenConfig):
     """How long to learn, and how fast."""
 
-    num_epochs: float = Field(
-        3.0, gt=0, title="Epochs", description="Passes over the training rows."
+    num_epochs: float | None = Field(
+        None,
+        gt=0,
+        title="Epochs",
+        description="Passes over what is learned. Empty: one, for 'sft' three, and up to eight of "
+        "fewer than 128 rows.",
     )
     max_steps: int = Field(
         -1, ge=-1, title="Most steps", description="Optimizer steps; -1: set by epochs."
@@ -68,7 +72,6 @@ class ScheduleConfig(FrozenConfig):
 class PretrainingConfig(ScheduleConfig):
     """Domain-adaptive pre-training (Gururangan et al. 2020) on the corpus' plain text."""
 
-    num_epochs: float = Field(1.0, gt=0, title="Epochs", description="Passes over the text.")
     replay_path: str | None = Field(
         None,
         title="General text",
@@ -112,7 +115,6 @@ class SupervisedConfig(ScheduleConfig):
 class PreferenceTrainingConfig(ScheduleConfig):
     """Direct preference optimization (Rafailov et al. 2023) on verified and misgrounded answers."""
 
-    num_epochs: float = Field(1.0, gt=0, title="Epochs", description="Passes over the pairs.")
     beta: float = Field(
         0.1,
         gt=0,
@@ -127,7 +129,6 @@ class PreferenceTrainingConfig(ScheduleConfig):
 class ReinforcementConfig(ScheduleConfig):
     """Group-relative policy optimization (Shao et al. 2024) with rewards from verification."""
 
-    num_epochs: float = Field(1.0, gt=0, title="Epochs", description="Passes over the questions.")
     num_generations: int = Field(
         8, ge=2, le=64, title="Answers per question", description="Compared with one another."
     )

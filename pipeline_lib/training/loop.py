@@ -31,7 +31,7 @@ def loop_arguments(plan: TrainingPlan) -> dict[str, Any]:
         "output_dir": str(plan.run_folder / CHECKPOINTS_FOLDER),
         "per_device_train_batch_size": rows,
         "gradient_accumulation_steps": plan.batch.gradient_accumulation_steps,
-        "num_train_epochs": schedule.num_epochs,
+        "num_train_epochs": plan.num_epochs,
         "max_steps": schedule.max_steps,
         "learning_rate": plan.learning_rate,
         "warmup_steps": schedule.warmup_fraction,  # a value below 1 is a share of all steps

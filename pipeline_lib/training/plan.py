@@ -40,6 +40,7 @@ class TrainingPlan(BaseModel):
     precision: Literal["bf16", "fp16", "fp32"]
     learning_rate: float
     """Its peak."""
+    num_epochs: float
     gradient_checkpointing: bool = False
     layout: Literal["packed", "padded"] = "packed"
     resume_from: Path | None = None
@@ -52,7 +53,7 @@ class TrainingPlan(BaseModel):
 
     @property
     def schedule(self) -> ScheduleConfig:
-        """Steps, warm-up, validation."""
+        """Most steps, warm-up, validation."""
         return self.config.schedule_of(self.objective)
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline_lib.artifacts.manifest import ArtifactRef
 from pipeline_lib.config import FinetuneConfig
@@ -13,13 +13,16 @@ from pipeline_lib.errors import ConfigError
 from pipeline_lib.models import ResolvedModel
 from pipeline_lib.stage import ArtifactDraft, Workspace
 from pipeline_lib.training.checkpoints import fetch_best_checkpoint, fetch_latest_checkpoint
+from pipeline_lib.training.defaults import learning_rate_of, num_epochs_of
 from pipeline_lib.training.export import ADAPTER_FOLDER, MERGED_FOLDER
 from pipeline_lib.training.gguf import check_gguf
-from pipeline_lib.training.learning_rate import learning_rate_of
 from pipeline_lib.training.model import check_continuation, check_method
 from pipeline_lib.training.objectives import objective_named
-from pipeline_lib.training.objectives.base import Prepared, PrepareJob
+from pipeline_lib.training.objectives.base import PrepareJob
 from pipeline_lib.training.plan import CHECKPOINTS_FOLDER, TrainingPlan
+
+if TYPE_CHECKING:
+    from pipeline_lib.training.estimate import TrainingRows
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +59,7 @@ def make_plan(
         ConfigError: the configuration does not fit the machine, the model or its memory.
         InputError: there is nothing to learn from.
     """
+    from pipeline_lib.training.estimate import TrainingRows
     from pipeline_lib.training.packing import resolve_layout
 
     batch = config.batch_arithmetic
@@ -80,17 +84,22 @@ def make_plan(
     if prepared.dropped:
         listed = (f"{why.replace('_', ' ')} {n:,}" for why, n in sorted(prepared.dropped.items()))
         logger.info("Rows left out: %s", ", ".join(listed))
+    rows = TrainingRows.of_file(prepared.files["train"], config)
     learning_rate = learning_rate_of(config, sources.base.path)
-    logger.info("Learning rate: %g", learning_rate)
+    num_epochs = num_epochs_of(config, len(rows.lengths))
+    max_steps = config.schedule_of(config.stages[0]).max_steps
+    duration = f"{max_steps:,} steps" if max_steps > 0 else f"{num_epochs:g} epochs"
+    logger.info("Learning rate %g, %s, %d rows", learning_rate, duration, len(rows.lengths))
     draft.details |= {
         "device": device,
         "precision": precision,
         "base_model": sources.base.identity,
         "objective": config.stages[0],
         "learning_rate": learning_rate,
+        "num_epochs": num_epochs,
         **prepared.details,
     }
-    checkpointing = _check_memory(draft, config, sources.base.path, prepared)
+    checkpointing = _check_memory(draft, config, sources.base.path, rows)
     return TrainingPlan(
         config=config,
         batch=batch,
@@ -101,6 +110,7 @@ def make_plan(
         device=device,
         precision=precision,
         learning_rate=learning_rate,
+        num_epochs=num_epochs,
         gradient_checkpointing=checkpointing,
         layout=resolve_layout(config.batch, weights),
         resume_from=_resumed(draft, config, run_folder),
@@ -119,18 +129,13 @@ def _weights(config: FinetuneConfig, sources: Sources) -> tuple[Path, Path | Non
 
 
 def _check_memory(
-    draft: ArtifactDraft, config: FinetuneConfig, base_path: Path, prepared: Prepared
+    draft: ArtifactDraft, config: FinetuneConfig, base_path: Path, rows: TrainingRows
 ) -> bool:
     """Estimate, keep the estimate, refuse what does not fit; whether to checkpoint gradients."""
-    from pipeline_lib.training.estimate import (
-        TrainingRows,
-        check,
-        estimate_training,
-        this_machine,
-    )
+    from pipeline_lib.training.estimate import check, estimate_training, this_machine
     from pipeline_lib.training.estimate.report import in_gb
 
-    rows, hardware = TrainingRows.of_file(prepared.files["train"], config), this_machine()
+    hardware = this_machine()
     estimate = estimate_training(config, base_path, rows, hardware)
     check(estimate, config, base_path, rows, hardware)
     logger.info(

@@ -137,7 +137,7 @@ def _facts(trainer: Any, model: Any, plan: TrainingPlan) -> dict[str, Any]:
     per_epoch = math.ceil(loader_steps / accumulation)
     num_steps = plan.schedule.max_steps
     if num_steps <= 0:
-        num_steps = math.ceil(plan.schedule.num_epochs * per_epoch)
+        num_steps = math.ceil(plan.num_epochs * per_epoch)
     return {
         **trainer.batch_facts(),
         "batch": plan.batch.model_dump(),

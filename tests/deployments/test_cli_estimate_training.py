@@ -35,7 +35,7 @@ def test_it_says_what_a_training_takes_and_that_it_fits(configured: Path) -> Non
     output = " ".join(result.stdout.split())
     assert "sft by full in bf16 on H100: 107,200 of 107,200 parameters learn" in output
     assert (
-        "4 rows per step = 2 ranks x 1 row x 2 micro batches; 24 steps over 32 rows, "
+        "4 rows per step = 2 ranks x 1 row x 2 micro batches; 64 steps over 32 rows, "
         "learning rate 0.0001"
     ) in output
     assert "The largest micro batch has 512 tokens, 32 of them learned." in output

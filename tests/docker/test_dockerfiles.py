@@ -177,6 +177,7 @@ def test_the_gpu_image_needs_no_compiler_because_no_kernel_is_compiled() -> None
                 device="cuda",
                 precision="bf16",
                 learning_rate=1e-3,
+                num_epochs=1,
             )
         )
         assert "optimizer" not in config

@@ -16,8 +16,8 @@ from pipeline_lib.models import ResolvedModel
 from pipeline_lib.progress import NullProgress
 from pipeline_lib.raft.rows import Passage, Provenance, Quote, RaftRow, ReasoningStep, Split
 from pipeline_lib.stage import Workspace
+from pipeline_lib.training.defaults import learning_rate_of, num_epochs_of
 from pipeline_lib.training.examples import Example, write_examples
-from pipeline_lib.training.learning_rate import learning_rate_of
 from pipeline_lib.training.objectives.base import PrepareJob
 from pipeline_lib.training.plan import TrainingPlan
 
@@ -155,6 +155,7 @@ def make_plan(tiny_model_path: Path, tmp_path: Path) -> PlanFactory:
             device="cpu",
             precision=precision,  # type: ignore[arg-type]
             learning_rate=learning_rate_of(made, base_model_path or tiny_model_path),
+            num_epochs=num_epochs_of(made, len(examples)),
             resume_from=resume_from,
         )
 

@@ -48,6 +48,7 @@ def scripted_plans(
             device="cpu",
             precision="fp32",
             learning_rate=1e-3,
+            num_epochs=1,
         )
 
     return build

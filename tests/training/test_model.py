@@ -13,7 +13,7 @@ import torch
 
 from pipeline_lib.config import FinetuneConfig
 from pipeline_lib.errors import ConfigError, ModelNotFoundError
-from pipeline_lib.training.learning_rate import learning_rate_of
+from pipeline_lib.training.defaults import learning_rate_of
 from pipeline_lib.training.model import check_continuation, check_method, load_trainable
 from pipeline_lib.training.plan import TrainingPlan
 
@@ -47,6 +47,7 @@ def plan(tiny_model_path: Path, tmp_path: Path) -> Any:
             device="cpu",
             precision=precision,  # type: ignore[arg-type]
             learning_rate=learning_rate_of(made, base),
+            num_epochs=1,
             gradient_checkpointing=gradient_checkpointing,
         )
 

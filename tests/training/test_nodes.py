@@ -87,6 +87,7 @@ def two_nodes(tmp_path: Path, **launch: Any) -> TrainingPlan:
         device="cpu",
         precision="fp32",
         learning_rate=1e-3,
+        num_epochs=1,
     )
 
 

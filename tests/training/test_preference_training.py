@@ -14,10 +14,10 @@ from pipeline_lib.config import FinetuneConfig
 from pipeline_lib.config.training import Method
 from pipeline_lib.errors import InputError
 from pipeline_lib.raft.rendering import render_prompt
+from pipeline_lib.training.defaults import learning_rate_of, num_epochs_of
 from pipeline_lib.training.estimate.parameters import ModelBuild, build_skeleton, model_sizes
 from pipeline_lib.training.estimate.states import state_memory
 from pipeline_lib.training.examples import Example, write_examples
-from pipeline_lib.training.learning_rate import learning_rate_of
 from pipeline_lib.training.objectives.preferences import PairFile
 from pipeline_lib.training.plan import TrainingPlan
 
@@ -80,6 +80,7 @@ def pair_plan(tiny_model_path: Path, tmp_path: Path) -> PairPlan:
             device="cpu",
             precision="fp32",
             learning_rate=learning_rate_of(config, tiny_model_path),
+            num_epochs=num_epochs_of(config, 7),
         )
 
     return build

@@ -15,8 +15,8 @@ from pipeline_lib.config import FinetuneConfig
 from pipeline_lib.errors import InputError
 from pipeline_lib.raft.derived.pretraining import PRETRAINING_FILE, PRETRAINING_SCHEMA
 from pipeline_lib.training.blocks import cut_blocks, end_of_document_id, take_tokens
+from pipeline_lib.training.defaults import learning_rate_of, num_epochs_of
 from pipeline_lib.training.examples import Example, ExampleFile
-from pipeline_lib.training.learning_rate import learning_rate_of
 from pipeline_lib.training.objectives import objective_named
 from pipeline_lib.training.objectives.base import Prepared
 from pipeline_lib.training.plan import TrainingPlan
@@ -200,6 +200,7 @@ def test_perplexity_falls_on_the_domain_and_is_that_of_the_whole_logits(
         device="cpu",
         precision="fp32",
         learning_rate=learning_rate_of(made, tiny_model_path),
+        num_epochs=num_epochs_of(made, len(DOCUMENTS)),
     )
     trainer = make_trainer(plan)
     events = train_here(plan, monkeypatch, trainer)

@@ -15,7 +15,7 @@ from pipeline_lib.errors import ConfigError, InputError, RewardError
 from pipeline_lib.models import ResolvedModel
 from pipeline_lib.progress import NullProgress
 from pipeline_lib.raft.rows import RaftRow, split_file, write_rows
-from pipeline_lib.training.learning_rate import learning_rate_of
+from pipeline_lib.training.defaults import learning_rate_of, num_epochs_of
 from pipeline_lib.training.objectives.base import Prepared, PrepareJob
 from pipeline_lib.training.objectives.reinforcement import Reinforcement, iter_question_rows
 from pipeline_lib.training.plan import TrainingPlan
@@ -68,6 +68,7 @@ def prepare(tiny_model_path: Path, tmp_path: Path) -> Prepare:
             device="cpu",
             precision="fp32",
             learning_rate=learning_rate_of(config, tiny_model_path),
+            num_epochs=num_epochs_of(config, prepared.counts["num_train_rows"]),
         )
         return plan, prepared
 

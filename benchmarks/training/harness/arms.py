@@ -80,6 +80,8 @@ def raftline_plan(job: ArmJob) -> TrainingPlan:
         run_folder=job.run_folder,
         device=job.device,
         precision=job.precision,
+        learning_rate=job.learning_rate,
+        num_epochs=1,
         gradient_checkpointing=job.gradient_checkpointing,
         layout="padded" if job.arm == "raftline-padded" else "packed",
     )

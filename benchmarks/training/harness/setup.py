@@ -22,6 +22,8 @@ from pipeline_lib.config.base import BUNDLED_LANGUAGE_MODEL
 from pipeline_lib.settings import load_settings
 from pipeline_lib.training.examples import write_examples
 
+_CHOICES = {"method": ("lora", "full"), "precision": ("auto", "bf16", "fp32")}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
@@ -39,6 +41,7 @@ class Options:
     steps: int = 3
     warmup: int = 1
     method: str = "lora"
+    precision: str = "auto"
     gradient_checkpointing: bool = False
     ranks: int = 1
     zero_stage: int = 0
@@ -86,8 +89,8 @@ def add_options(
         if field.name in leave_out:
             continue
         flag = f"--{field.name.replace('_', '-')}"
-        if field.name == "method":
-            parser.add_argument(flag, choices=("lora", "full"), default=field.default)
+        if field.name in _CHOICES:
+            parser.add_argument(flag, choices=_CHOICES[field.name], default=field.default)
         elif isinstance(field.default, bool):
             parser.add_argument(flag, action="store_true", help=helps[field.name])
         else:
@@ -189,13 +192,15 @@ def prepare(options: Options, folder: Path) -> Setup:
     shortest = min(examples, key=lambda example: len(example.input_ids))
     write_examples(folder / "validation.arrow", [shortest])
     device = best_device()
-    is_bf16 = best_dtype(device) == torch.bfloat16
+    precision = options.precision
+    if precision == "auto":
+        precision = "bf16" if best_dtype(device) == torch.bfloat16 else "fp32"
     return Setup(
         options=options,
         model_path=model_path,
         rows_path=folder / "rows.arrow",
         validation_path=folder / "validation.arrow",
         device=device.type,
-        precision="bf16" if is_bf16 else "fp32",
+        precision=precision,
         tokens=count_tokens(examples),
     )

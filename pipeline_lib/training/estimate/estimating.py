@@ -8,6 +8,7 @@ from pathlib import Path
 from pipeline_lib.config import FinetuneConfig
 from pipeline_lib.errors import InputError
 from pipeline_lib.raft.extrapolation import Quantity
+from pipeline_lib.training.defaults import learning_rate_of
 from pipeline_lib.training.estimate.activations import ActivationMemory, activation_memory
 from pipeline_lib.training.estimate.answering import WRITTEN_SHARE, Answering
 from pipeline_lib.training.estimate.duration import Duration, training_duration
@@ -27,7 +28,6 @@ from pipeline_lib.training.estimate.states import (
     state_memory,
 )
 from pipeline_lib.training.estimate.workload import TrainingRows, plan_workload
-from pipeline_lib.training.learning_rate import learning_rate_of
 from pipeline_lib.training.meter import ModelCost
 
 _RANK_BYTES = {"cpu": 700_000_000, "cuda": 3_000_000_000}

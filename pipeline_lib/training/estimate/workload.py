@@ -10,6 +10,7 @@ from typing import Self
 
 from pipeline_lib.config import FinetuneConfig
 from pipeline_lib.training.batches import MicroBatch, PlannedRows, plan_epoch, steps_per_epoch
+from pipeline_lib.training.defaults import num_epochs_of
 from pipeline_lib.training.meter import BatchWork, causal_pairs
 from pipeline_lib.training.prefixes import (
     NO_PARENT,
@@ -155,9 +156,8 @@ def plan_workload(config: FinetuneConfig, rows: TrainingRows) -> Workload:
         groups=rows.groups if shares else (),
         prefixes=rows.prefixes if shares else {},
     )
-    per_epoch = steps_per_epoch(
-        planned, arithmetic, config.seed, schedule.num_epochs, schedule.max_steps
-    )
+    num_epochs = num_epochs_of(config, len(rows.lengths))
+    per_epoch = steps_per_epoch(planned, arithmetic, config.seed, num_epochs, schedule.max_steps)
     if config.stages[0] == "grpo":  # questions too few for a step are left out
         per_epoch = max(1, len(rows.lengths) // arithmetic.global_batch)
     shapes = [
@@ -165,7 +165,7 @@ def plan_workload(config: FinetuneConfig, rows: TrainingRows) -> Workload:
         for micro_batch in _micro_batches(config, planned, per_epoch)
     ]
     num_answers = config.reinforcement.num_generations if config.stages[0] == "grpo" else 1
-    by_epochs = math.ceil(schedule.num_epochs * per_epoch)
+    by_epochs = math.ceil(num_epochs * per_epoch)
     return Workload(
         num_rows=len(rows.lengths),
         num_steps=schedule.max_steps if schedule.max_steps > 0 else by_epochs,

@@ -133,7 +133,7 @@ class PreferenceTrainer(LoopMixin, DPOTrainer):  # type: ignore[misc]
         """This rank's part of the plan; see `SupervisedTrainer`."""
         rows = PlannedRows(lengths=self._train.lengths)
         batch, schedule, seed = self.plan.batch, self.plan.schedule, self.plan.config.seed
-        num_steps = steps_per_epoch(rows, batch, seed, schedule.num_epochs, schedule.max_steps)
+        num_steps = steps_per_epoch(rows, batch, seed, self.plan.num_epochs, schedule.max_steps)
         pairs: Any = self._train
         return PlannedLoader(
             pairs,

@@ -97,7 +97,7 @@ class SupervisedTrainer(LoopMixin, Trainer):  # type: ignore[misc]
         batch, seed = self.plan.batch, self.plan.config.seed
         schedule = self.plan.schedule
         num_steps = steps_per_epoch(
-            self._rows, batch, seed, schedule.num_epochs, schedule.max_steps
+            self._rows, batch, seed, self.plan.num_epochs, schedule.max_steps
         )
         return PlannedLoader(
             self.train_dataset,

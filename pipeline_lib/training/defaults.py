@@ -1,7 +1,11 @@
-"""Learning rates where none is given: what suits a small model ruins a large one."""
+"""How fast and for how long to learn, where nothing is given.
+
+What suits a small model ruins a large one, and what suffices for many rows does not for few.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +16,9 @@ _RATES: Mapping[Objective, float] = {"dapt": 2e-4, "sft": 1e-3, "dpo": 5e-5, "gr
 _THEIR_HIDDEN_SIZE = 576
 _POWER = 0.8
 _FULL_TO_ADAPTER = 0.1
+_EPOCHS: Mapping[Objective, float] = {"dapt": 1, "sft": 3, "dpo": 1, "grpo": 1}
+_SEEN_ROWS = 384
+_MOST_EPOCHS = 8
 
 
 def learning_rate_of(config: FinetuneConfig, base_path: Path) -> float:
@@ -33,3 +40,19 @@ def learning_rate_of(config: FinetuneConfig, base_path: Path) -> float:
     if not config.is_adapter:
         rate *= _FULL_TO_ADAPTER
     return float(f"{rate:.1e}")
+
+
+def num_epochs_of(config: FinetuneConfig, num_rows: int) -> float:
+    """How often the rows of the configuration's first stage are learned: as given, or by number.
+
+    That is once, for 'sft' three times; fewer than 128 rows as often as makes 384, at most eight
+    times. Measured on the 48 rows of the demo (`benchmarks/README.md`): after three epochs 0.28 of
+    the test answers quoted word for word, after six 0.50, after eight 0.61.
+    """
+    objective = config.stages[0]
+    given = config.schedule_of(objective).num_epochs
+    if given is not None:
+        return given
+    if objective != "sft":
+        return _EPOCHS[objective]
+    return max(_EPOCHS["sft"], min(_MOST_EPOCHS, math.ceil(_SEEN_ROWS / num_rows)))

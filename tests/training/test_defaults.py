@@ -1,4 +1,4 @@
-"""The learning rate where none is given."""
+"""Learning rate and epochs where none are given."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,7 @@ import pytest
 from transformers import GPT2Config, LlamaConfig, LlavaConfig
 
 from pipeline_lib.config import FinetuneConfig
-from pipeline_lib.training.learning_rate import learning_rate_of
+from pipeline_lib.training.defaults import learning_rate_of, num_epochs_of
 
 
 def rate_of(base_path: Path, **config: Any) -> float:
@@ -45,3 +45,18 @@ def test_the_width_goes_by_other_names_too(tmp_path: Path) -> None:
     assert rate_of(tmp_path / "gpt2") == 2.1e-4
     LlavaConfig(text_config=LlamaConfig(hidden_size=4096)).save_pretrained(tmp_path / "llava")
     assert rate_of(tmp_path / "llava") == 2.1e-4
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "epochs"), [(1, 8), (48, 8), (64, 6), (127, 4), (128, 3), (129, 3), (20_000, 3)]
+)
+def test_few_rows_are_learned_more_often(num_rows: int, epochs: int) -> None:
+    assert num_epochs_of(FinetuneConfig(), num_rows) == epochs
+
+
+def test_given_epochs_are_taken_and_other_objectives_make_one() -> None:
+    given = FinetuneConfig.model_validate({"supervised": {"num_epochs": 0.5}})
+    assert num_epochs_of(given, 48) == 0.5
+    for stage in ("dapt", "dpo", "grpo"):
+        other = FinetuneConfig.model_validate({"stages": (stage,)})
+        assert num_epochs_of(other, 48) == 1
