@@ -75,6 +75,7 @@ def _train(plan: TrainingPlan) -> None:
     _meet(plan)
     set_seed(plan.config.seed)
 
+    from pipeline_lib.training.fused.adding import add_adapters_first
     from pipeline_lib.training.fused.fusing import fuse
     from pipeline_lib.training.loop import loop_training_arguments
     from pipeline_lib.training.model import load_trainable
@@ -85,6 +86,7 @@ def _train(plan: TrainingPlan) -> None:
     model = load_trainable(plan)
     if plan.config.engine.fuses_layers:
         fuse(model)
+    add_adapters_first(model)
     tokenizer = AutoTokenizer.from_pretrained(plan.base_model_path)
     trainer: Any = objective_named(plan.objective).make_trainer(plan, model, tokenizer)
     del arguments

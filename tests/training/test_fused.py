@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+from .conftest import PlanFactory, random_examples
+from .warm_ranks import history, train
+
 LENGTHS, PARENTS = (150, 37, 70, 5, 200), (-1, 0, 0, -1, -1)
 """Longer than a block, a shared context among them."""
 QWEN = {
@@ -182,6 +185,34 @@ def test_a_fused_model_has_the_loss_and_gradients_of_the_model(
         torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("bias_scale", [None, 1.0, 4.0])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_in_16_bits_nothing_of_a_young_adapter_is_lost(
+    bias_scale: float | None, dtype: str
+) -> None:
+    """Where an adapter adds little, sums are off by as much; what counts is that they follow it."""
+    import torch
+
+    from pipeline_lib.training.fused.affine import Affine, affine
+
+    precision = getattr(torch, dtype)
+    torch.manual_seed(0)
+    inputs, weight = torch.randn(400, 256).to(precision), torch.randn(300, 256).to(precision) / 16
+    bias = None if bias_scale is None else (bias_scale * torch.randn(300)).to(precision)
+    down, up = torch.randn(8, 256) / 16, torch.randn(300, 8) * 0.03 * torch.finfo(precision).eps
+    adds = 2.0 * inputs.double() @ down.to(precision).double().t() @ up.double().t()
+
+    def followed(outputs: Any) -> float:
+        """The slope of what outputs are more with the adapter, over what they should be."""
+        without = affine(inputs, Affine(weight, bias)).double()
+        return float(((outputs.double() - without) * adds).sum() / adds.square().sum())
+
+    outputs = affine(inputs, Affine(weight, bias, down, up, 2.0))
+    assert followed(outputs) == pytest.approx(1, abs=0.05)
+    behind = affine(inputs, Affine(weight, bias)) + adds.to(precision)
+    assert followed(behind) < 0.8  # what is guarded against is there
+
+
 def test_in_full_training_norms_learn_and_the_rest_is_left_as_it_is(base_path: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM
@@ -249,6 +280,82 @@ def test_other_adapters_are_computed_by_peft(
     tiny_model_path: Path, settings: dict[str, Any], kinds: set[str]
 ) -> None:
     assert set(_fuse(_adapted(tiny_model_path, **settings))) == kinds
+
+
+@pytest.mark.parametrize("base_path", ["llama", "qwen2"], indirect=True)
+def test_what_peft_computes_in_16_bits_follows_a_young_adapter_too(base_path: Path) -> None:
+    """So it is under ZeRO 3, and with dropout."""
+    import torch
+
+    from pipeline_lib.training.fused.adding import add_adapters_first
+
+    assert add_adapters_first(_adapted(base_path)) == 0  # fp32 rounds nothing away
+    model = _adapted(base_path, dtype=torch.bfloat16, lora_dropout=0.1).eval()
+    torch.manual_seed(0)
+    layers = [module for module in model.modules() if hasattr(module, "lora_A")]
+    given = [torch.randn(3, 200, layer.in_features).bfloat16() for layer in layers]
+
+    def adds(layer: Any, inputs: Any) -> Any:
+        down, up = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+        return layer.scaling["default"] * inputs.double() @ (up.double() @ down.double()).t()
+
+    def slopes() -> list[float]:
+        """Of what the layers' outputs are more with the adapter, over what they should be."""
+        found = []
+        for layer, inputs in zip(layers, given, strict=True):
+            wanted = adds(layer, inputs)
+            more = layer(inputs).double() - layer.base_layer(inputs).double()
+            found.append(float((more * wanted).sum() / wanted.square().sum()))
+        return found
+
+    with torch.no_grad():
+        for layer, inputs in zip(layers, given, strict=True):
+            young = 0.1 * torch.finfo(torch.bfloat16).eps * layer.base_layer(inputs).std()
+            layer.lora_B["default"].weight.mul_(young / adds(layer, inputs).std())
+        assert max(slopes()) < 0.8
+        assert add_adapters_first(model) == len(layers) == 14
+        assert slopes() == pytest.approx([1.0] * 14, abs=0.15)
+
+
+def test_added_first_an_adapters_gradients_are_as_near_as_those_of_peft(base_path: Path) -> None:
+    import torch
+
+    from pipeline_lib.training.fused.adding import add_adapters_first
+
+    exact, plain, added = (_adapted(base_path, dtype=torch.bfloat16) for _ in range(3))
+    exact.float()
+    assert add_adapters_first(added) == 14
+    losses = [float(_learn(model.train())) for model in (plain, added)]
+    assert losses[1] == pytest.approx(losses[0], rel=0.01)
+    _learn(exact.train())
+    expected, theirs = dict(_gradients(exact)), dict(_gradients(plain))
+    offs = [
+        torch.nn.utils.get_total_norm([gradients[name] - expected[name] for name in expected])
+        for gradients in (theirs, dict(_gradients(added)))
+    ]
+    assert offs[1] < 1.5 * offs[0] < 0.1 * torch.nn.utils.get_total_norm(expected.values())
+    with torch.no_grad(), plain.disable_adapter(), added.disable_adapter():
+        ids = torch.arange(3, 15)[None]
+        assert torch.equal(plain(input_ids=ids).logits, added(input_ids=ids).logits)
+
+
+@pytest.mark.slow
+def test_under_zero_3_a_bf16_adapter_learns_what_it_learns_fused(make_plan: PlanFactory) -> None:
+    plans = [
+        make_plan(
+            f"stage-{stage}",
+            random_examples(16),
+            precision="bf16",
+            engine={"zero_stage": stage},
+            supervised={"max_steps": 6, "learning_rate": 3e-3},
+        )
+        for stage in (2, 3)
+    ]
+    for plan in plans:
+        train(plan)
+    fused, added = (history(plan) for plan in plans)
+    assert fused[6] < fused[1] - 0.05
+    assert added == pytest.approx(fused, rel=1e-3)
 
 
 def test_layers_that_only_look_alike_are_left_as_they_are(tiny_model_path: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline_lib.training.fused.affine import Affine, affine
+from pipeline_lib.training.fused.affine import Affine, affine, only_adapter
 from pipeline_lib.training.fused.gated import gated_mlp
 from pipeline_lib.training.fused.norm import rms_norm
 
@@ -51,12 +51,12 @@ def fuse(model: nn.Module, *, is_tried: bool = True) -> Counter[str]:
         if key not in known:
             known[key] = not is_tried or _is_equal(module, forward)
         if known[key]:
-            _replace(module, forward)
+            replace_forward(module, forward)
         return known[key]
 
     for module in model.modules():
         if type(module) is not nn.Linear and _layer_of(module) is not None:
-            _replace(module, _lora_forward)
+            replace_forward(module, _lora_forward)
             replaced["linear"] += 1
         elif _looks_gated(module):
             if replace_if_equal(module, _gated_forward):
@@ -66,7 +66,8 @@ def fuse(model: nn.Module, *, is_tried: bool = True) -> Counter[str]:
     return replaced
 
 
-def _replace(module: nn.Module, forward: _Forward) -> None:
+def replace_forward(module: nn.Module, forward: Callable[..., Tensor]) -> None:
+    """Let this module compute something else; its class and its other modules stay as they are."""
     module.forward = types.MethodType(forward, module)
 
 
@@ -104,16 +105,10 @@ def _layer_of(module: Any) -> Affine | None:
 
 def _with_adapter(base: Affine, module: Any) -> Affine | None:
     """`None` unless there is one adapter, of A and B alone, without dropout."""
-    if len(module.active_adapters) != 1:
-        return None
-    name = module.active_adapters[0]
-    if name not in module.lora_A or name in module.lora_variant:
+    name = only_adapter(module)
+    if name is None or not isinstance(module.lora_dropout[name], nn.Identity):
         return None
     down, up = module.lora_A[name], module.lora_B[name]
-    if down.bias is not None or up.bias is not None:
-        return None
-    if not isinstance(module.lora_dropout[name], nn.Identity):
-        return None
     return Affine(base.weight, base.bias, down.weight, up.weight, float(module.scaling[name]))
 
 
