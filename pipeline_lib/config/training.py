@@ -62,7 +62,9 @@ class EngineConfig(FrozenConfig):
         False, title="Weights on CPU", description="Weights wait in the CPU's memory (ZeRO 3)."
     )
     precision: Literal["auto", "bf16", "fp16", "fp32"] = Field(
-        "auto", title="Precision", description="'auto': bf16 where the hardware has it."
+        "auto",
+        title="Precision",
+        description="'auto': bf16 where the hardware has it and is not slower in it than in fp32.",
     )
     gradient_checkpointing: Literal["auto", "on", "off"] = operational(
         "auto",
