@@ -11,6 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.prefect_client import prefect_client
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
@@ -21,24 +23,11 @@ def no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("COLUMNS", raising=False)
 
 
-class PatientTransport(httpx.HTTPTransport):
-    """Asks again when SQLite is locked: the server then answers 503, which its clients repeat."""
-
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        for _ in range(10):
-            response = super().handle_request(request)
-            if response.status_code != httpx.codes.SERVICE_UNAVAILABLE:
-                return response
-            response.close()
-            time.sleep(0.5)
-        return super().handle_request(request)
-
-
 class Api:
     """The server over HTTP."""
 
     def __init__(self, url: str) -> None:
-        self.client = httpx.Client(base_url=url, timeout=60, transport=PatientTransport())
+        self.client = prefect_client(url)
 
     def deployment(self, name: str) -> dict[str, Any]:
         return self.client.get(f"/deployments/name/{name}").raise_for_status().json()

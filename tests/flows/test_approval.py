@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from contextvars import copy_context
 from typing import Any
 
@@ -17,6 +18,7 @@ from flows.pipeline import pipeline
 from pipeline_lib.config import ApprovalConfig, PipelineConfig
 from pipeline_lib.raft.review.approvals import last_approval
 from pipeline_lib.stage import Workspace
+from tests.prefect_client import prefect_client
 
 pytestmark = pytest.mark.usefixtures("prefect_api", "workspace")
 CONFIG = PipelineConfig(name="docs", approval=ApprovalConfig(num_rows=3))
@@ -27,13 +29,12 @@ class Api:
     """The server as any HTTP client sees it."""
 
     def __init__(self, url: str) -> None:
-        self.client = httpx.Client(base_url=url, timeout=60)
+        self.client = prefect_client(url)
 
     def paused_run(self) -> dict[str, Any]:
         """The run of this test that has come to its pause."""
-        chosen = {"flow_runs": {"state": {"type": {"any_": ["PAUSED"]}}}}
         deadline = time.monotonic() + 60
-        while not (found := self.client.post("/flow_runs/filter", json=chosen).json()):
+        while not (found := self.paused_runs()):
             assert time.monotonic() < deadline
             time.sleep(0.2)
         [run] = found
@@ -51,6 +52,19 @@ class Api:
         response = self.client.post(f"/flow_runs/{run_id}/resume", json={"run_input": answers})
         return response.raise_for_status().json()
 
+    @contextmanager
+    def ending_what_waits(self) -> Iterator[None]:
+        """A test that fails must not leave a run behind that waits for an answer for ever."""
+        try:
+            yield
+        finally:
+            for run in self.paused_runs():
+                self.resume(run["id"], decision="reject", reviewer="nobody", comment="it failed")
+
+    def paused_runs(self) -> list[dict[str, Any]]:
+        chosen = {"flow_runs": {"state": {"type": {"any_": ["PAUSED"]}}}}
+        return self.client.post("/flow_runs/filter", json=chosen).json()
+
     def artifact(self, run_id: str, key: str) -> str:
         chosen = {"artifacts": {"flow_run_id": {"any_": [run_id]}, "key": {"any_": [key]}}}
         [artifact] = self.client.post("/artifacts/filter", json=chosen).json()
@@ -65,10 +79,10 @@ def api(prefect_api: str) -> Iterator[Api]:
 
 
 @pytest.fixture
-def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
+def start(api: Api, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     """Starts the pipeline in a thread, as a worker's process would run it."""
     monkeypatch.setattr("flows.approval.POLL_SECONDS", 0.2)
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(1) as pool, api.ending_what_waits():
 
         def run(config: PipelineConfig) -> State[Any]:
             state: State[Any] = pipeline(config, return_state=True)

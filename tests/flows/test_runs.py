@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import httpx
@@ -26,6 +27,7 @@ from pipeline_lib.errors import (
     StoreUnavailableError,
 )
 from pipeline_lib.stage import StageResult, Workspace, run_stage
+from tests.prefect_client import prefect_client
 
 pytestmark = pytest.mark.usefixtures("prefect_api")
 
@@ -34,7 +36,7 @@ class Api:
     """The server as any HTTP client sees it."""
 
     def __init__(self, url: str) -> None:
-        self._client = httpx.Client(base_url=url, timeout=60)
+        self._client = prefect_client(url)
 
     def run(self, state: State[Any]) -> dict[str, Any]:
         return self._client.get(f"/flow_runs/{self.run_id(state)}").json()
@@ -46,8 +48,15 @@ class Api:
         return {artifact["key"] or artifact["type"]: artifact for artifact in found}
 
     def task_runs(self, state: State[Any]) -> list[dict[str, Any]]:
+        """As they ended: what a finished flow run tells of its tasks arrives a little later."""
         chosen = {"flow_runs": {"id": {"any_": [self.run_id(state)]}}}
-        return self._client.post("/task_runs/filter", json=chosen).json()
+        deadline = time.monotonic() + 60
+        while True:
+            found = self._client.post("/task_runs/filter", json=chosen).json()
+            if all(run["state_type"] not in ("PENDING", "RUNNING") for run in found):
+                return found
+            assert time.monotonic() < deadline, found
+            time.sleep(0.2)
 
     def run_id(self, state: State[Any]) -> str:
         return str(state.state_details.flow_run_id)
