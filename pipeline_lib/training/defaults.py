@@ -46,8 +46,8 @@ def num_epochs_of(config: FinetuneConfig, num_rows: int) -> float:
     """How often the rows of the configuration's first stage are learned: as given, or by number.
 
     That is once, for 'sft' three times; fewer than 128 rows as often as makes 384, at most eight
-    times. Measured on the 48 rows of the demo (`benchmarks/README.md`): after three epochs 0.28 of
-    the test answers quoted word for word, after six 0.50, after eight 0.61.
+    times. Of the 48 rows of the demo (`benchmarks/README.md`), three epochs teach a small model to
+    refuse most questions, and eight to tell which it can answer.
     """
     objective = config.stages[0]
     given = config.schedule_of(objective).num_epochs
