@@ -203,8 +203,26 @@ def test_the_variable_length_kernel_computes_attention_by_its_definition(
         assert relative_error(gradient, other) < 0.02
 
 
+def test_on_a_gpu_too_nothing_of_a_young_adapter_is_lost_in_bf16() -> None:
+    import torch
+
+    from pipeline_lib.training.fused.affine import Affine, affine
+
+    torch.manual_seed(0)
+    inputs, weight = torch.randn(400, 256), torch.randn(300, 256) / 16
+    down, up = (
+        torch.randn(8, 256) / 16,
+        torch.randn(300, 8) * 0.03 * torch.finfo(torch.bfloat16).eps,
+    )
+    inputs, weight, down, up = (part.cuda().bfloat16() for part in (inputs, weight, down, up))
+    adds = 2.0 * inputs.double() @ down.double().t() @ up.double().t()
+    more = affine(inputs, Affine(weight, None, down, up, 2.0)).double()
+    more -= affine(inputs, Affine(weight)).double()
+    assert float((more * adds).sum() / adds.square().sum()) == pytest.approx(1, abs=0.05)
+
+
 @pytest.mark.parametrize(
-    ("method", "zero_stage"), [("lora", 0), ("lora", 2), ("full", 2), ("full", 3)]
+    ("method", "zero_stage"), [("lora", 0), ("lora", 2), ("lora", 3), ("full", 2), ("full", 3)]
 )
 def test_a_run_resumed_on_a_gpu_goes_on_as_if_it_had_not_stopped(
     make_plan: PlanFactory, tmp_path: Path, num_ranks: int, method: str, zero_stage: int
