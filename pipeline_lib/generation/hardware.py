@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     import torch
@@ -38,6 +38,13 @@ def best_dtype(device: torch.device) -> torch.dtype:
     is_native = any(capabilities.get(flag) for flag in _CPU_BF16_FLAGS)
     is_fast = is_native and _slowness_of_bf16() <= _TOLERATED_SLOWNESS
     return torch.bfloat16 if is_fast else torch.float32
+
+
+def best_precision(device: torch.device) -> Literal["bf16", "fp32"]:
+    """`best_dtype` as configurations call it."""
+    import torch
+
+    return "bf16" if best_dtype(device) == torch.bfloat16 else "fp32"
 
 
 @functools.cache

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from pipeline_lib.config import TuneRetrieverConfig
 from pipeline_lib.errors import ConfigError, NonFiniteLossError
-from pipeline_lib.generation.hardware import best_device, best_dtype
+from pipeline_lib.generation.hardware import best_device, best_precision
 from pipeline_lib.progress import Progress, phase
 from pipeline_lib.retrieval.sentence_models import load_embedding_model
 from pipeline_lib.retriever.mining import TrainingExample
@@ -225,11 +225,7 @@ def _finish(target: Path, base: Path) -> None:
 
 
 def _precision(device: Any, config: TuneRetrieverConfig) -> str:
-    import torch
-
-    if config.precision != "auto":
-        return config.precision
-    return "bf16" if best_dtype(device) == torch.bfloat16 else "fp32"
+    return best_precision(device) if config.precision == "auto" else config.precision
 
 
 def _numbers(entry: Mapping[str, Any]) -> dict[str, float]:

@@ -16,9 +16,8 @@ _RATES: Mapping[Objective, float] = {"dapt": 2e-4, "sft": 1e-3, "dpo": 5e-5, "gr
 _THEIR_HIDDEN_SIZE = 576
 _POWER = 0.8
 _FULL_TO_ADAPTER = 0.1
-_EPOCHS: Mapping[Objective, float] = {"dapt": 1, "sft": 3, "dpo": 1, "grpo": 1}
+_FEWEST_EPOCHS, _MOST_EPOCHS = 3, 8
 _SEEN_ROWS = 384
-_MOST_EPOCHS = 8
 
 
 def learning_rate_of(config: FinetuneConfig, base_path: Path) -> float:
@@ -54,5 +53,5 @@ def num_epochs_of(config: FinetuneConfig, num_rows: int) -> float:
     if given is not None:
         return given
     if objective != "sft":
-        return _EPOCHS[objective]
-    return max(_EPOCHS["sft"], min(_MOST_EPOCHS, math.ceil(_SEEN_ROWS / num_rows)))
+        return 1
+    return max(_FEWEST_EPOCHS, min(_MOST_EPOCHS, math.ceil(_SEEN_ROWS / num_rows)))

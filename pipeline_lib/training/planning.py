@@ -166,7 +166,7 @@ def resolve_hardware(config: FinetuneConfig) -> tuple[Any, Any]:
     """
     import torch
 
-    from pipeline_lib.generation.hardware import best_device, best_dtype
+    from pipeline_lib.generation.hardware import best_device, best_precision
 
     device = best_device()
     num_processes, precision = config.launch.num_processes, config.engine.precision
@@ -182,4 +182,4 @@ def resolve_hardware(config: FinetuneConfig) -> tuple[Any, Any]:
         )
     if precision != "auto":
         return device.type, precision
-    return device.type, "bf16" if best_dtype(device) == torch.bfloat16 else "fp32"
+    return device.type, best_precision(device)

@@ -167,10 +167,9 @@ def prepare(options: Options, folder: Path) -> Setup:
     Raises:
         ValueError: the options contradict each other, or too few rows fit.
     """
-    import torch
     from transformers import AutoTokenizer
 
-    from pipeline_lib.generation.hardware import best_device, best_dtype
+    from pipeline_lib.generation.hardware import best_device, best_precision
 
     options.check()
     settings = load_settings()
@@ -192,9 +191,7 @@ def prepare(options: Options, folder: Path) -> Setup:
     shortest = min(examples, key=lambda example: len(example.input_ids))
     write_examples(folder / "validation.arrow", [shortest])
     device = best_device()
-    precision = options.precision
-    if precision == "auto":
-        precision = "bf16" if best_dtype(device) == torch.bfloat16 else "fp32"
+    precision = best_precision(device) if options.precision == "auto" else options.precision
     return Setup(
         options=options,
         model_path=model_path,

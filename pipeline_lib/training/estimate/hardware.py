@@ -73,10 +73,10 @@ def this_machine() -> Hardware:
     """The machine that this process runs on, and what is free on it now."""
     import torch
 
-    from pipeline_lib.generation.hardware import best_device, best_dtype
+    from pipeline_lib.generation.hardware import best_device, best_precision
 
     device = best_device()
-    precision: Precision = "bf16" if best_dtype(device) == torch.bfloat16 else "fp32"
+    precision = best_precision(device)
     host_bytes = available_host_bytes()
     if device.type == "cpu":
         return Hardware(
